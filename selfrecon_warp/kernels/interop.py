@@ -1,0 +1,120 @@
+"""The only file that maps torch types to Warp types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+SCALAR = {torch.float32: wp.float32, torch.float64: wp.float64}
+VEC2 = {torch.float32: wp.vec2f, torch.float64: wp.vec2d}
+VEC3 = {torch.float32: wp.vec3f, torch.float64: wp.vec3d}
+MAT33 = {torch.float32: wp.mat33f, torch.float64: wp.mat33d}
+LANE = {
+    width: {
+        torch.float32: wp.types.vector(width, wp.float32),
+        torch.float64: wp.types.vector(width, wp.float64),
+    }
+    for width in (1, 2, 4, 8)
+}
+MAT44 = {torch.float32: wp.mat44f, torch.float64: wp.mat44d}
+
+
+_SPECIALISED: dict[tuple[Any, ...], Any] = {}
+
+
+def launch(
+    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[Any], **adjoint: Any
+) -> None:
+    """Launch on the device and stream that own ``like``; nothing to do when ``dim`` holds a zero."""
+    if 0 in dim:
+        return
+    device = wp.device_from_torch(like.device)
+    stream = wp.stream_from_torch(like.device) if like.is_cuda else None
+    if kernel.is_generic:
+        kernel = _specialised(kernel, [*inputs, *outputs])
+    wp.launch(kernel, dim, inputs, outputs, device=device, stream=stream, record_tape=False, **adjoint)
+
+
+def _specialised(kernel: Any, arguments: list[Any]) -> Any:
+    """Give a generic kernel a Warp module of its own for each set of types.
+
+    In one shared module, every kernel met with new types would have all kernels compiled again, in an order that the cache
+    on disk would never see twice.
+    """
+    types = tuple(getattr(argument, "dtype", type(argument)) for argument in arguments)
+    specialised = _SPECIALISED.get((kernel, types))
+    if specialised is None:
+        names = "_".join(dict.fromkeys(_type_name(each) for each in types))
+        module = wp.get_module(f"{kernel.module.name}.{kernel.key}.{names}")
+        wp.set_module_options(dict(kernel.module.options), module)
+        specialised = module.kernels.get(kernel.key) or wp.kernel(kernel.func, module=module)
+        _SPECIALISED[kernel, types] = specialised
+    return specialised
+
+
+def _type_name(dtype: Any) -> str:
+    """Short name of a Warp or Python type, such as ``float32x3``."""
+    scalar = getattr(dtype, "_wp_scalar_type_", dtype)
+    return "x".join([scalar.__name__, *map(str, getattr(dtype, "_shape_", ()))])
+
+
+def _view(tensor: Tensor | None, dtypes: dict[torch.dtype, Any]) -> Any:
+    """View a contiguous tensor as a Warp array without copying; ``None`` when absent or empty."""
+    if tensor is None or tensor.numel() == 0:
+        return None
+    return wp.from_torch(tensor.detach(), dtype=dtypes[tensor.dtype], requires_grad=False)
+
+
+def scalars(tensor: Tensor | None) -> Any:
+    """View ``[...]`` floats as Warp scalars."""
+    return _view(tensor, SCALAR)
+
+
+def ints(tensor: Tensor | None) -> Any:
+    """View ``[...]`` int32 or int64 values as Warp integers."""
+    return _view(tensor, {torch.int32: wp.int32, torch.int64: wp.int64})
+
+
+def vec2s(tensor: Tensor | None) -> Any:
+    """View ``[..., 2]`` as Warp vectors."""
+    return _view(tensor, VEC2)
+
+
+def vec3s(tensor: Tensor | None) -> Any:
+    """View ``[..., 3]`` as Warp vectors."""
+    return _view(tensor, VEC3)
+
+
+def mat33s(tensor: Tensor | None) -> Any:
+    """View ``[..., 3, 3]`` as Warp matrices."""
+    return _view(tensor, MAT33)
+
+
+def mat44s(tensor: Tensor | None) -> Any:
+    """View ``[..., 4, 4]`` as Warp matrices."""
+    return _view(tensor, MAT44)
+
+
+def lanes(tensor: Tensor, channels: int) -> Any:
+    """View contiguous ``[..., n * channels]`` as Warp vectors, each the widest of 8, 4, 2, 1 that divides ``channels``."""
+    width = next(width for width in (8, 4, 2, 1) if channels % width == 0)
+    if tensor.numel() == 0:
+        return None
+    return _view(tensor.view(-1).view(*tensor.shape[:-1], -1, width), LANE[width])
+
+
+def require_like(name: str, tensor: Tensor, **others: Tensor) -> None:
+    """Check that ``tensor`` is float32 or float64 and that the others share its dtype and device.
+
+    Raises:
+        ValueError: They do not; the message names the argument.
+    """
+    if tensor.dtype not in SCALAR:
+        raise ValueError(f"{name} must be float32 or float64, got {tensor.dtype}; convert it with .to()")
+    for other_name, other in others.items():
+        if (other.dtype, other.device) != (tensor.dtype, tensor.device):
+            expected, found = f"{tensor.dtype} on {tensor.device}", f"{other.dtype} on {other.device}"
+            raise ValueError(f"{other_name} must be {expected} like {name}, got {found}; convert it with .to({name})")
