@@ -41,8 +41,8 @@ def launch(
 def _specialised(kernel: Any, arguments: list[Any]) -> Any:
     """Give a generic kernel a Warp module of its own for each set of types.
 
-    In one shared module, every kernel met with new types would have all kernels compiled again, in an order that the cache
-    on disk would never see twice.
+    In one shared module, every kernel met with new types would have all kernels compiled again, in an order that the
+    cache on disk would never see twice.
     """
     types = tuple(getattr(argument, "dtype", type(argument)) for argument in arguments)
     specialised = _SPECIALISED.get((kernel, types))
@@ -99,7 +99,7 @@ def mat44s(tensor: Tensor | None) -> Any:
 
 
 def lanes(tensor: Tensor, channels: int) -> Any:
-    """View contiguous ``[..., n * channels]`` as Warp vectors, each the widest of 8, 4, 2, 1 that divides ``channels``."""
+    """View contiguous ``[..., n * channels]`` as Warp vectors as wide as divides ``channels``: 8, 4, 2 or 1."""
     width = next(width for width in (8, 4, 2, 1) if channels % width == 0)
     if tensor.numel() == 0:
         return None
