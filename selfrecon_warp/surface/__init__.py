@@ -1,0 +1,1 @@
+"""From model to pixels: takes callables and tensors, imports no network."""
