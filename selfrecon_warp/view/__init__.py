@@ -1,0 +1,1 @@
+"""From result to people: meshes, pictures, videos, reports."""
