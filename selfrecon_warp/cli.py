@@ -1,0 +1,287 @@
+"""The ``selfrecon`` command: each command parses, calls one library function and prints.
+
+Library modules are imported inside the commands, so that ``--help`` and complaints about the command line come at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from selfrecon_warp import __version__
+from selfrecon_warp.errors import SelfReconError
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Turns errors meant for the user into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SelfReconError as error:
+            _complain(str(error))
+            raise typer.Exit(BAD_INPUT) from error
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's; importing torch here would cost seconds
+                raise
+            remedy = "take fewer frames or rays per step with --set, smaller images, or --device cpu"
+            _complain(f"{error}\n{remedy}")
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def _complain(message: str, kind: str = "error", colour: str = "red") -> None:
+    typer.echo(f"{typer.style(f'{kind}:', fg=colour, bold=True)} {message}", err=True)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `selfrecon demo`. For your own capture: `selfrecon check CAPTURE`, then "
+    "`selfrecon fit CAPTURE --out RUN`, `selfrecon infer RUN`, `selfrecon view RUN`. "
+    "Bad input exits with code 2 and writes nothing.",
+)
+
+AVATAR, TRIAL = "From capture to avatar", "Without a capture of your own"
+
+Capture = Annotated[
+    Path, typer.Argument(metavar="CAPTURE", help="Capture folder: imgs/, masks/, camera.npz, smpl_rec.npz, normals/.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder written by `selfrecon fit`.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one.")
+]
+BodyModels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        envvar="SELFRECON_BODY_MODELS",
+        help="Your SMPL files: a folder or one .pkl/.npz. Without it: the CC0 body that comes with the package.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Seed of every random number; same as --set seed=N.")
+]
+Frames = Annotated[int, typer.Option(min=2, help="Number of frames, one full turn.")]
+Size = Annotated[int, typer.Option(min=64, help="Image width and height [px].")]
+
+
+@app.callback(invoke_without_command=True)
+def selfrecon(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """One phone video of a person turning around in, a clothed, rigged avatar out."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=AVATAR)
+def check(
+    capture: Capture,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG",
+            help="Contact sheet to write, faults or not; when absent, CAPTURE_check.png here if all is well.",
+        ),
+    ] = None,
+    body_models: BodyModels = None,
+) -> None:
+    """Validate a capture before any work and draw the body over its images on one contact sheet."""
+    from selfrecon_warp.capture.check import check_capture, require_fit_ready
+    from selfrecon_warp.capture.contact_sheet import draw_contact_sheet
+    from selfrecon_warp.capture.dataset import read_capture
+    from selfrecon_warp.model.body import load_body
+
+    loaded = read_capture(capture)
+    body = load_body(body_models, loaded.gender)
+    report = check_capture(loaded, body)
+    path = sheet
+    if path is None and not report.errors:
+        path = Path(f"{capture.resolve().name}_check.png")
+    if path is not None:
+        draw_contact_sheet(loaded, report, body, path)
+    require_fit_ready(report)
+    for problem in report.warnings:
+        _complain(problem.message, "warning", "yellow")
+    height, width = loaded.image_size
+    typer.echo(
+        f"{capture}: {len(loaded)} frames of {width}x{height}, {body.name}; body and mask overlap "
+        f"{report.overlap.mean():.2f} on average, {report.overlap.min():.2f} at least; contact sheet: {path}"
+    )
+
+
+@app.command(rich_help_panel=AVATAR)
+def fit(
+    capture: Capture,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to write.")],
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|YAML",
+            help="fast (minutes on two CPU cores), selfrecon (the published settings, for a GPU) or your own YAML "
+            "file, which may start with `extends: fast`.",
+            show_default="fast",
+        ),
+    ] = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. `seed=1`; may be repeated."),
+    ] = None,
+    seed: Seed = None,
+    body_models: BodyModels = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is at --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run at --out where it stopped.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")] = False,
+) -> None:
+    """Fit an avatar to a capture. Ctrl-C saves a checkpoint; `--resume` continues from it."""
+    from selfrecon_warp.train.progress import FitInterrupted
+    from selfrecon_warp.train.session import fit_capture
+
+    try:
+        run = fit_capture(
+            capture,
+            out,
+            config=config,
+            overrides=[*(settings or []), *([] if seed is None else [f"seed={seed}"])],
+            device=device,
+            body_models=body_models,
+            overwrite=overwrite,
+            resume=resume,
+            tensorboard=tensorboard,
+        )
+    except FitInterrupted as stop:
+        again = shlex.join(["selfrecon", "fit", str(capture), "--out", str(out), "--device", device, "--resume"])
+        typer.echo(f"{stop}; continue with: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+    typer.echo(f"fitted {run.path}; next: selfrecon infer {run.path}")
+
+
+@app.command(rich_help_panel=AVATAR)
+def infer(run: Run, device: Device = "auto") -> None:
+    """Write the canonical mesh and, for every frame, mesh, shaded, normal and colour images, with videos."""
+    from selfrecon_warp.devices import select_device
+    from selfrecon_warp.train.run_folder import RunFolder
+
+    opened = RunFolder.open(run)
+    from selfrecon_warp.view.infer import infer_run
+
+    infer_run(opened, select_device(device))
+    typer.echo(f"canonical mesh: {opened.canonical_mesh}\nframes: {opened.infer}")
+
+
+@app.command(rich_help_panel=AVATAR)
+def evaluate(
+    run: Run,
+    ground_truth: Annotated[
+        Path, typer.Option("--ground-truth", metavar="DIR", help="The gt/ folder of the capture, or the capture.")
+    ],
+    device: Device = "auto",
+) -> None:
+    """Score a run against ground truth, the body it started from beside it."""
+    from selfrecon_warp.devices import select_device
+    from selfrecon_warp.train.run_folder import RunFolder
+
+    opened = RunFolder.open(run)
+    from selfrecon_warp.view.evaluate import evaluate_run
+
+    evaluate_run(opened, ground_truth, select_device(device))
+    typer.echo(f"scores: {opened.metrics_file}")
+
+
+@app.command(rich_help_panel=AVATAR)
+def view(
+    run: Run,
+    frame: Annotated[int, typer.Option(min=0, help="Frame shown first.")] = 0,
+    screenshot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw one picture without a window and leave.")
+    ] = None,
+) -> None:
+    """Look at a run: canonical mesh, posed meshes on a time slider, images in their camera."""
+    from selfrecon_warp.train.run_folder import RunFolder
+    from selfrecon_warp.view.viewer import view_run
+
+    view_run(RunFolder.open(run), frame=frame, screenshot=screenshot)
+    if screenshot is not None:
+        typer.echo(f"picture: {screenshot}")
+
+
+@app.command(rich_help_panel=TRIAL)
+def synthesize(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Capture folder to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another person.")] = 0,
+    frames: Frames = 60,
+    size: Size = 540,
+    outfit: Annotated[str, typer.Option(help="casual, dress, coat, ...; `list` shows all.")] = "casual",
+    pose_noise: Annotated[float, typer.Option(min=0, help="Error of the given poses [degrees per joint].")] = 2.5,
+    mask_noise: Annotated[float, typer.Option(min=0, help="Error of the given masks [px].")] = 0.0,
+    normal_noise: Annotated[float, typer.Option(min=0, help="Error of the given normals [degrees].")] = 9.0,
+    hold_out_poses: Annotated[int, typer.Option(min=0, help="Extra frames in unseen poses, in gt/novel.")] = 0,
+) -> None:
+    """Make a capture with exact ground truth from open parts alone."""
+    from selfrecon_warp.synthesis import synthesize_capture
+
+    synthesize_capture(
+        out,
+        seed=seed,
+        frames=frames,
+        size=size,
+        outfit=outfit,
+        pose_noise=pose_noise,
+        mask_noise=mask_noise,
+        normal_noise=normal_noise,
+        hold_out_poses=hold_out_poses,
+    )
+    typer.echo(f"capture: {out}; next: selfrecon check {out}")
+
+
+@app.command(rich_help_panel=TRIAL)
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo"),
+    device: Device = "auto",
+    smoke: Annotated[bool, typer.Option("--smoke", help="A tiny capture, a few steps: does it run?")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the demo that is at --out.")] = False,
+) -> None:
+    """Synthesize a person, fit, score and write an illustrated report; needs no other file."""
+    from selfrecon_warp.devices import select_device
+    from selfrecon_warp.view.demo import run_demo
+
+    report = run_demo(out, device=select_device(device), smoke=smoke, overwrite=overwrite)
+    typer.echo(f"report: {report}")
+
+
+@app.command(rich_help_panel=TRIAL)
+def version() -> None:
+    """Print the versions that matter in a bug report."""
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    typer.echo(f"selfrecon-warp {__version__}")
+    typer.echo(f"python {platform.python_version()}, {platform.platform()}")
+    typer.echo(f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, warp {metadata.version('warp-lang')}")
+    for index in range(torch.cuda.device_count()):
+        typer.echo(f"cuda:{index} {torch.cuda.get_device_name(index)}")
+
+
+def main() -> None:
+    """Entry point of the ``selfrecon`` command."""
+    app()

@@ -1,0 +1,1 @@
+"""From pixels to parameters: losses, one optimisation step, the schedule, checkpoints."""
