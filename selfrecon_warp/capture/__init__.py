@@ -1,0 +1,1 @@
+"""From files to tensors: cameras, captures and their ground truth."""

@@ -1,0 +1,1 @@
+"""What is learned, in plain PyTorch: body, canonical field, deformation, appearance."""
