@@ -1,0 +1,125 @@
+"""Everything that a fit moves, in one module: body, camera, poses, codes, field, deformation, colours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from selfrecon_warp.capture.camera import Camera
+from selfrecon_warp.config import GridConfig, ModelConfig
+from selfrecon_warp.kernels.weight_field import build_weight_field
+from selfrecon_warp.model.appearance import Appearance, GridAppearance, MlpAppearance
+from selfrecon_warp.model.body import BodyModel, CanonicalBody
+from selfrecon_warp.model.deformation import BasisOffset, Deformation, MlpOffset, Offset, smooth_codes
+from selfrecon_warp.model.sdf import CanonicalSdf, GridSdf, MlpSdf
+
+
+class Avatar(nn.Module):
+    """One person of one capture.
+
+    Args:
+        config: Sizes and kinds of the learned parts.
+        body: Body model; not optimised.
+        camera: Camera shared by all frames.
+        poses: Axis-angle [rad], ``[N, J, 3]``.
+        trans: Translations [m], ``[N, 3]``.
+        betas: Shape coefficients, ``[K]``.
+        joint_offsets: Correction of the rest joints [m], ``[J, 3]``.
+        skinning_volume: Skinning weights around the canonical body, ``[X, Y, Z, J]``; built from the body when absent.
+    """
+
+    betas: Tensor
+    joint_offsets: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        body: BodyModel,
+        camera: Camera,
+        poses: Tensor,
+        trans: Tensor,
+        betas: Tensor,
+        joint_offsets: Tensor,
+        skinning_volume: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.body = body
+        self.camera = camera
+        self.poses = nn.Parameter(poses.clone())
+        self.trans = nn.Parameter(trans.clone())
+        self.register_buffer("betas", betas.clone())
+        self.register_buffer("joint_offsets", joint_offsets.clone())
+        canonical = self.canonical_body()
+        margin = torch.tensor(config.margin, device=poses.device)
+        self.register_buffer("lower", canonical.vertices.amin(0) - margin)
+        self.register_buffer("upper", canonical.vertices.amax(0) + margin)
+        if skinning_volume is None:
+            x, y, z = ((self.upper - self.lower) / config.skinning_cell).round().int().tolist()
+            skinning_volume = build_weight_field(
+                canonical.vertices, canonical.weights, self.lower, self.upper, (x, y, z)
+            )
+        self.codes = nn.Parameter(smooth_codes(len(poses), config.offset.code_length).to(poses))
+        self.deformation = Deformation(
+            _offset(config), skinning_volume, self.lower, self.upper, config.skinning_at_offset
+        ).to(poses.device)
+        self.sdf = _sdf(config, self.lower, self.upper).to(poses.device)
+        self.appearance = _appearance(config, self.lower, self.upper, self.sdf.feature_size).to(poses.device)
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, body: BodyModel, camera: Camera, state: dict[str, Tensor]) -> Avatar:
+        """Rebuild an avatar from what :meth:`fitted_state` returned."""
+        given = (state[name] for name in ("poses", "trans", "betas", "joint_offsets", "deformation.weights"))
+        avatar = cls(config, body, camera, *given)
+        if isinstance(avatar.sdf, GridSdf):
+            avatar.sdf.set_base(state["sdf.base"][..., 0])
+        held = {f"body.{name}": tensor for name, tensor in body.state_dict().items()}
+        avatar.load_state_dict({**held, **state})
+        return avatar
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Everything a fit found, the body model's own arrays left out."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("body.")}
+
+    def canonical_body(self) -> CanonicalBody:
+        """The naked body in the canonical pose, at the current shape."""
+        return self.body.canonical(self.betas, self.config.canonical_pose, self.joint_offsets)
+
+    def bones(self, frames: Tensor) -> Tensor:
+        """World-from-canonical bones ``[B, J, 4, 4]`` of frames ``[B]``; differentiable in poses and translations."""
+        return self.body.bones(self.poses[frames], self.trans[frames], None, self.canonical_body())
+
+    def joints(self) -> Tensor:
+        """World joints of every frame [m], ``[N, J, 3]``; differentiable."""
+        _, joints = self.body.shaped(self.betas)
+        return self.body.posed_joints(self.poses, self.trans, joints + self.joint_offsets)
+
+    def anneal(self, progress: float) -> None:
+        """Fade in the frequency bands of the offset network; ``progress`` runs from 0 to 1 over its annealing time."""
+        self.deformation.offset.progress = 0.5 + 0.5 * min(progress, 1.0)
+
+
+def _offset(config: ModelConfig) -> Offset:
+    offset = config.offset
+    kind = BasisOffset if offset.type == "basis" else MlpOffset
+    return kind(offset.code_length, offset.width, offset.depth, offset.bands)
+
+
+def _grid_arguments(grid: GridConfig) -> dict[str, float | int]:
+    return grid.model_dump()
+
+
+def _sdf(config: ModelConfig, lower: Tensor, upper: Tensor) -> CanonicalSdf:
+    sdf = config.sdf
+    if sdf.type == "mlp":
+        return MlpSdf(sdf.width, sdf.depth, sdf.bands, sdf.feature_size)
+    return GridSdf(lower, upper, **_grid_arguments(sdf.grid))  # type: ignore[arg-type]
+
+
+def _appearance(config: ModelConfig, lower: Tensor, upper: Tensor, feature_size: int) -> Appearance:
+    appearance = config.appearance
+    if appearance.type == "mlp":
+        return MlpAppearance(feature_size, appearance.width, appearance.depth)
+    return GridAppearance(lower, upper, feature_size, **_grid_arguments(appearance.grid))  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Triangle-mesh quantities that the fit and the pictures share; plain torch."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Area-weighted unit normals, ``[..., V, 3]``, of vertices ``[..., V, 3]`` and faces ``[F, 3]``; differentiable."""
+    corners = vertices[..., faces.long(), :]
+    a, b, c = corners.unbind(-2)
+    area = torch.linalg.cross(b - a, c - a)
+    summed = torch.zeros_like(vertices)
+    for k in range(3):
+        summed = summed.index_add(-2, faces[:, k].long(), area)
+    return torch.nn.functional.normalize(summed, dim=-1)
+
+
+class Smoothing:
+    """Half-lazy random walk over mesh edges: averages a vertex with the mean of its neighbours, pass after pass.
+
+    Args:
+        faces: Vertex indices, ``[F, 3]`` integers; every vertex belongs to a face.
+        vertex_count: Vertices V.
+    """
+
+    def __init__(self, faces: Tensor, vertex_count: int) -> None:
+        faces = faces.long()
+        pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+        rows, columns = torch.cat([pairs, pairs.flip(1)]).unique(dim=0).unbind(1)
+        degree = torch.zeros(vertex_count, device=faces.device).index_add_(
+            0, rows, torch.ones(len(rows), device=rows.device)
+        )
+        start = torch.cat([degree.new_zeros(1), degree.cumsum(0, dtype=torch.float64)]).long()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch announces CSR as beta, once a process
+            self.neighbours = torch.sparse_csr_tensor(start, columns, 1.0 / degree[rows], (vertex_count, vertex_count))
+
+    def __call__(self, values: Tensor, passes: int) -> Tensor:
+        """``[V, C]`` values after ``passes`` steps of the walk; constants stay as they are."""
+        for _ in range(passes):
+            values = 0.5 * values + 0.5 * (self.neighbours @ values)
+        return values

@@ -1,0 +1,300 @@
+"""The fit: registration of the body, first shape, then the staged loop of explicit and implicit branch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from selfrecon_warp.capture.dataset import Capture
+from selfrecon_warp.config import Config, StageConfig
+from selfrecon_warp.errors import RunError
+from selfrecon_warp.kernels.sparse_grid import GridWorkspace
+from selfrecon_warp.model.avatar import Avatar
+from selfrecon_warp.model.body import BodyModel
+from selfrecon_warp.surface.extraction import CanonicalMesh, extract_mesh, lattice
+from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
+from selfrecon_warp.train.explicit import ExplicitMesh
+from selfrecon_warp.train.initialisation import first_shape, fit_first_shape
+from selfrecon_warp.train.observations import Observations, observe_capture
+from selfrecon_warp.train.progress import FitInterrupted, FitProgress, StageProgress
+from selfrecon_warp.train.registration import Poses, Registration, RegistrationSurface
+from selfrecon_warp.train.run_folder import RunFolder
+from selfrecon_warp.train.step import fit_step
+
+BODY_SCALES_PX = (8.0, 6.0, 4.0)
+"""Geman-McClure scales of the first sweeps on the naked body; the last stays."""
+FLOATER_SHARE = 0.05
+"""Pieces of the canonical surface smaller than this share of the largest are dropped."""
+SAVE_EVERY = 100
+"""Iterations between checkpoints."""
+
+
+class Fit:
+    """State of one fit between two iterations, and the moves that advance it.
+
+    Args:
+        capture: The opened capture.
+        body: Body model.
+        config: Settings.
+        device: Where everything lives.
+    """
+
+    avatar: Avatar
+    mesh: ExplicitMesh
+    optimiser: torch.optim.Optimizer
+
+    def __init__(self, capture: Capture, body: BodyModel, config: Config, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.body = body.to(device)
+        self.camera = copy.deepcopy(capture.camera).to(device)
+        self.clips = list(capture.clips)
+        self.observations: Observations = observe_capture(capture, device)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.workspaces: dict[tuple[int, int, int], GridWorkspace] = {}
+        self.iteration = 0
+        offsets = torch.zeros(body.joint_count, 3, device=device)
+        self.given = Poses(capture.poses.to(device), capture.trans.to(device), capture.betas.to(device), offsets)
+        self.registration = Registration(
+            self.body, self.camera, self.observations, self.given, self.clips, config.registration
+        )
+
+    @property
+    def total(self) -> int:
+        """Iterations of all stages."""
+        return sum(stage.iterations for stage in self.config.stages)
+
+    def stage(self) -> tuple[StageConfig, int]:
+        """The stage of the next iteration, and the iterations done in it."""
+        done = self.iteration
+        for stage in self.config.stages:
+            if done < stage.iterations:
+                return stage, done
+            done -= stage.iterations
+        return self.config.stages[-1], self.config.stages[-1].iterations
+
+    def prepare(self, progress: FitProgress) -> None:
+        """Register the naked body, build the avatar around it, and bring the field to its first shape."""
+        torch.manual_seed(self.config.seed)
+        estimate = self.given
+        for sweep in range(self.config.registration.body_sweeps):
+            estimate, figures = self._body_sweep(estimate, sweep)
+            progress.event("body_registration", **figures)
+        self.avatar = Avatar(
+            self.config.model,
+            self.body,
+            self.camera,
+            estimate.poses,
+            estimate.trans,
+            estimate.betas,
+            estimate.joint_offsets,
+        )
+        fit_first_shape(
+            self.avatar, first_shape(self.avatar, self.observations, self.config.init), self.config.init, self.generator
+        )
+        self._make_optimiser()
+
+    def _body_sweep(self, estimate: Poses, sweep: int) -> tuple[Poses, dict[str, float]]:
+        settings = self.config.registration
+        canonical = self.body.canonical(estimate.betas, self.config.model.canonical_pose, estimate.joint_offsets)
+        faces = canonical.faces.int()
+        surface = RegistrationSurface(
+            canonical.vertices, faces, canonical.weights, vertex_normals(canonical.vertices, faces)
+        )
+        with_shape = sweep >= settings.rigid_body_sweeps
+
+        def shaped(betas: Tensor) -> Tensor:
+            return self.body.canonical(betas, self.config.model.canonical_pose, estimate.joint_offsets).vertices
+
+        return self.registration.sweep(
+            estimate,
+            surface,
+            generator=self.generator,
+            contour_count=settings.body_contour_count,
+            contour_scale_px=BODY_SCALES_PX[min(sweep, len(BODY_SCALES_PX) - 1)],
+            shape_jacobian=torch.func.jacfwd(shaped)(estimate.betas) if with_shape else None,
+            solve_shared=with_shape,
+        )
+
+    def _make_optimiser(self) -> None:
+        """Adam over everything learned but the explicit vertices."""
+        rates, avatar = self.config.optimiser, self.avatar
+        for term in rates.camera_terms:
+            getattr(avatar.camera, term).requires_grad_(rates.camera > 0)
+        avatar.poses.requires_grad_(rates.poses > 0)
+        avatar.trans.requires_grad_(rates.trans > 0)
+        groups: dict[str, list[Tensor]] = {"grid": [], "network": [], "codes": [avatar.codes]}
+        for name, parameter in avatar.named_parameters():
+            if name.split(".")[0] in ("sdf", "deformation", "appearance"):
+                groups["grid" if name.endswith("table") else "network"].append(parameter)
+        moving = {"poses": [avatar.poses], "trans": [avatar.trans], "camera": list(avatar.camera.parameters())}
+        for kind, parameters in moving.items():
+            groups[kind] = [parameter for parameter in parameters if parameter.requires_grad]
+        self.optimiser = torch.optim.Adam(
+            [{"params": group, "lr": getattr(rates, kind), "kind": kind} for kind, group in groups.items() if group],
+            eps=1e-12,
+            betas=(0.9, 0.99),
+        )
+
+    def extract(self, cell: float, cold: bool = True) -> CanonicalMesh:
+        """The field's surface at a cell edge [m]; from the standing mesh unless ``cold``."""
+        lower, upper, resolution = lattice(self.avatar.lower, self.avatar.upper, cell)
+        if resolution not in self.workspaces:
+            self.workspaces = {resolution: GridWorkspace(resolution, self.device)}
+        return extract_mesh(
+            self.avatar.sdf,
+            lower,
+            upper,
+            resolution,
+            warm=None if cold else self.mesh.vertices.detach(),
+            min_fraction=FLOATER_SHARE,
+            workspace=self.workspaces[resolution],
+        )
+
+    def remesh(self, cell: float) -> CanonicalMesh:
+        """Replace the explicit mesh by the field's surface."""
+        extracted = self.extract(cell)
+        weights = self.avatar.deformation.skinning_weights(extracted.vertices)
+        self.mesh = ExplicitMesh.start(extracted.vertices, extracted.faces, weights)
+        return extracted
+
+    @torch.no_grad()
+    def register(self) -> dict[str, float]:
+        """One registration sweep of all poses to the explicit mesh."""
+        avatar, mesh = self.avatar, self.mesh
+        surface = RegistrationSurface(
+            mesh.vertices.detach(), mesh.faces, mesh.weights, vertex_normals(mesh.vertices.detach(), mesh.faces)
+        )
+        estimate = Poses(avatar.poses.detach(), avatar.trans.detach(), avatar.betas, avatar.joint_offsets)
+        if self.config.registration.colour_count > 0:
+            surface = self.registration.coloured(surface, estimate)
+        moved, figures = self.registration.sweep(estimate, surface, generator=self.generator)
+        avatar.poses.copy_(moved.poses)
+        avatar.trans.copy_(moved.trans)
+        return figures
+
+    def advance(self, progress: FitProgress) -> dict[str, Tensor]:
+        """One iteration, with extraction and registration where they are due."""
+        stage, done = self.stage()
+        if done % stage.remesh_period == 0:
+            extracted = self.remesh(stage.cell)
+            progress.event("extraction", vertices=len(extracted.vertices), queries=extracted.queries)
+        if stage.registration_period and done % stage.registration_period == 0:
+            progress.event("registration", **self.register())
+        rate = self.config.optimiser.final_factor ** (self.iteration / max(self.total, 1))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * getattr(self.config.optimiser, group["kind"])
+        self.avatar.anneal(self.iteration / self.config.model.offset.anneal_iterations)
+        N = self.observations.frame_count
+        frames = torch.randperm(N, generator=self.generator)[: stage.frames_per_step].to(self.device)
+        terms = fit_step(
+            self.avatar,
+            self.mesh,
+            self.observations,
+            frames,
+            stage,
+            self.config,
+            self.optimiser,
+            self.clips,
+            self.generator,
+            rate,
+        )
+        self.iteration += 1
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        """Everything :meth:`restore` needs."""
+        mesh = self.mesh
+        return {
+            "avatar": self.avatar.fitted_state(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "mesh": {
+                "vertices": mesh.vertices.detach(),
+                "faces": mesh.faces,
+                "momentum": mesh.momentum,
+                "scale": mesh.scale,
+                "steps": mesh.steps,
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any], iteration: int) -> None:
+        """Continue from :meth:`state`."""
+        self.iteration = iteration
+        self.avatar = Avatar.from_state(self.config.model, self.body, self.camera, state["avatar"])
+        self._make_optimiser()
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        mesh = state["mesh"]
+        weights = self.avatar.deformation.skinning_weights(mesh["vertices"])
+        self.mesh = ExplicitMesh.start(mesh["vertices"], mesh["faces"], weights)
+        self.mesh.momentum, self.mesh.scale, self.mesh.steps = mesh["momentum"], mesh["scale"], mesh["steps"]
+
+
+def fit_avatar(
+    capture: Capture,
+    body: BodyModel,
+    run: RunFolder,
+    config: Config,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Fit an avatar and leave its checkpoints and log in the run folder.
+
+    Args:
+        capture: The opened capture.
+        body: Body model.
+        run: Folder made for this run.
+        config: Settings.
+        device: ``cpu`` or a CUDA device.
+        resume: Continue from the last checkpoint.
+        tensorboard: Also write TensorBoard events.
+        console: Where progress is shown.
+
+    Raises:
+        FitInterrupted: The user asked to stop; a checkpoint was saved.
+        RunError: The surface vanished or the loss is no number.
+    """
+    fit = Fit(capture, body, config, device)
+    checkpoint = load_checkpoint(run.checkpoints / LATEST, device) if resume else None
+    if checkpoint is not None:
+        fit.restore(checkpoint.state, checkpoint.iteration)
+    stages = [
+        StageProgress(stage.name, stage.iterations, stage.frames_per_step * (stage.rays + 0.5 / stage.cell**2))
+        for stage in config.stages
+    ]
+    with FitProgress(
+        stages,
+        run.log_file,
+        completed=fit.iteration,
+        tensorboard=run.path / "tensorboard" if tensorboard else None,
+        console=console,
+    ) as progress:
+        if checkpoint is None:
+            fit.prepare(progress)
+        while fit.iteration < fit.total:
+            stage, _ = fit.stage()
+            terms = fit.advance(progress)
+            if not bool(torch.isfinite(terms["explicit"])):
+                raise RunError(
+                    f"{run.path}: the loss is no number in iteration {fit.iteration}; lower optimiser.grid with --set"
+                )
+            losses = {name: value for name, value in terms.items() if name != "iou"}
+            progress.update(stage.name, fit.iteration, losses, iou=terms["iou"])
+            following, done = fit.stage()
+            finished = stage.name if done == 0 or fit.iteration == fit.total else None
+            if finished or progress.stop_requested or fit.iteration % SAVE_EVERY == 0:
+                save_checkpoint(
+                    run.checkpoints, fit.state(), iteration=fit.iteration, stage=following.name, label=finished
+                )
+            if progress.stop_requested and fit.iteration < fit.total:
+                raise FitInterrupted(run.path)

@@ -1,0 +1,99 @@
+"""First shape of the canonical field: the naked body, or the visual hull of all masks carried back to canonical space."""
+
+from __future__ import annotations
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from selfrecon_warp.config import InitConfig
+from selfrecon_warp.kernels.closest_point import closest_point
+from selfrecon_warp.kernels.skinning import skin_points
+from selfrecon_warp.model.avatar import Avatar
+from selfrecon_warp.model.body import CanonicalBody
+from selfrecon_warp.model.sdf import GridSdf, MlpSdf
+from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.train.losses import loss_eikonal
+from selfrecon_warp.train.observations import Observations, sample_image
+
+HULL_REACH = 0.30
+"""Hull points further than this from the naked body [m] count as empty: skinning means nothing there."""
+
+
+@torch.no_grad()
+def first_shape(avatar: Avatar, observations: Observations, config: InitConfig) -> Tensor:
+    """Signed distances [m] at the voxel centres of the canonical box, ``[X, Y, Z]``."""
+    points, shape = voxel_centres(avatar.lower, avatar.upper, config.cell)
+    body = signed_distance_to_body(points, avatar.canonical_body())
+    field = body
+    if config.shape == "hull":
+        near = (body < HULL_REACH).nonzero()[:, 0]
+        hull = body.clamp_min(HULL_REACH / 2)
+        hull[near] = carve(avatar, observations, points[near], config)
+        hull = torch.minimum(hull, body + 0.005)
+        field = torch.from_numpy(ndimage.gaussian_filter(hull.view(shape).cpu().numpy(), 1.0)).to(body).flatten()
+    return field.view(shape)
+
+
+def voxel_centres(lower: Tensor, upper: Tensor, cell: float) -> tuple[Tensor, tuple[int, int, int]]:
+    """Centres ``[P, 3]`` of about cubic voxels that fill a box, and their counts per axis."""
+    x, y, z = ((upper - lower) / cell).ceil().int().tolist()
+    axes = [
+        lower[k] + (torch.arange(n, device=lower.device) + 0.5) * (upper[k] - lower[k]) / n
+        for k, n in enumerate((x, y, z))
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3), (x, y, z)
+
+
+def signed_distance_to_body(points: Tensor, body: CanonicalBody) -> Tensor:
+    """Distance [m] of ``[P, 3]`` to the body's surface, negative inside; the sign comes from interpolated normals."""
+    distance, face, barycentrics = closest_point(points, body.vertices, body.faces)
+    corners = body.faces[face.long()]
+    nearest = (barycentrics[..., None] * body.vertices[corners]).sum(1)
+    normals = vertex_normals(body.vertices, body.faces)
+    normal = (barycentrics[..., None] * normals[corners]).sum(1)
+    return torch.where(((points - nearest) * normal).sum(-1) < 0, -distance, distance)
+
+
+def carve(avatar: Avatar, observations: Observations, points: Tensor, config: InitConfig) -> Tensor:
+    """Distance [m] outside the visual hull of canonical points ``[P, 3]``, negative inside.
+
+    A point counts as outside by the distance that all but ``config.outside_share`` of the frames agree it is at most.
+    """
+    N = observations.frame_count
+    frames = torch.linspace(0, N - 1, min(config.frames, N), device=points.device).round().long()
+    weights = avatar.deformation.skinning_weights(points)
+    keep = max(int(config.outside_share * len(frames)), 0) + 1
+    outermost = points.new_full((keep, len(points)), -torch.inf)
+    for frame in frames:
+        posed = skin_points(points, weights, avatar.bones(frame[None]))[0]
+        pixel = avatar.camera.project(posed)
+        distance = sample_image(observations.distance[..., None], frame.expand(len(pixel)), pixel[:, :2])[:, 0]
+        metres = distance * pixel[:, 2] / avatar.camera.focal.mean()
+        outermost = torch.cat([outermost, metres[None]]).topk(keep, 0).values
+    return outermost[-1]
+
+
+def fit_first_shape(avatar: Avatar, values: Tensor, config: InitConfig, generator: torch.Generator) -> None:
+    """Bring the field to the first shape: exactly for a grid, by optimisation for a perceptron."""
+    if isinstance(avatar.sdf, GridSdf):
+        avatar.sdf.set_base(values)
+        return
+    if not isinstance(avatar.sdf, MlpSdf):
+        raise TypeError(f"no first fit for {type(avatar.sdf).__name__}")
+    points, _ = voxel_centres(avatar.lower, avatar.upper, config.cell)
+    flat = values.flatten()
+    near = (flat.abs() < 2.0 * config.cell).nonzero()[:, 0]
+    adam = torch.optim.Adam(avatar.sdf.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, max(config.iterations * 5 // 12, 1), 0.5)
+    for _ in range(config.iterations):
+        pick = torch.randint(len(near), (2500,), generator=generator).to(near.device)
+        anywhere = torch.randint(len(flat), (2500,), generator=generator).to(near.device)
+        index = torch.cat([near[pick], anywhere])
+        sample = avatar.sdf.sample(points[index])
+        loss = (sample.value - flat[index]).abs().mean() + 0.1 * loss_eikonal(sample.gradient)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    avatar.sdf.progress = 1.0
