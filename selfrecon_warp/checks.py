@@ -24,7 +24,7 @@ def require_shapes(**arguments: tuple[Any, str]) -> dict[str, int]:
         tokens = pattern.split()
         fits = len(shape) == len(tokens)
         bound = dict(sizes)
-        for token, size in zip(tokens, shape) if fits else ():
+        for token, size in zip(tokens, shape, strict=True) if fits else ():
             wanted = int(token) if token.isdigit() else bound.setdefault(token, size)
             fits = fits and wanted == size
         if not fits:

@@ -200,9 +200,12 @@ def evaluate(
     from selfrecon_warp.train.run_folder import RunFolder
 
     opened = RunFolder.open(run)
+    from rich.console import Console
+
     from selfrecon_warp.view.evaluate import evaluate_run
 
-    evaluate_run(opened, ground_truth, select_device(device))
+    scores = evaluate_run(opened, ground_truth, select_device(device))
+    Console().print(scores.table())
     typer.echo(f"scores: {opened.metrics_file}")
 
 
@@ -229,11 +232,12 @@ def synthesize(
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another person.")] = 0,
     frames: Frames = 60,
     size: Size = 540,
-    outfit: Annotated[str, typer.Option(help="casual, dress, coat, ...; `list` shows all.")] = "casual",
-    pose_noise: Annotated[float, typer.Option(min=0, help="Error of the given poses [degrees per joint].")] = 2.5,
+    outfit: Annotated[str, typer.Option(help="casual, dress, coat, sport, skirt or hoodie.")] = "casual",
+    pose_noise: Annotated[float, typer.Option(min=0, help="Error of the given poses [degrees per joint].")] = 2.6,
     mask_noise: Annotated[float, typer.Option(min=0, help="Error of the given masks [px].")] = 0.0,
     normal_noise: Annotated[float, typer.Option(min=0, help="Error of the given normals [degrees].")] = 9.0,
     hold_out_poses: Annotated[int, typer.Option(min=0, help="Extra frames in unseen poses, in gt/novel.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:
     """Make a capture with exact ground truth from open parts alone."""
     from selfrecon_warp.synthesis import synthesize_capture
@@ -244,10 +248,11 @@ def synthesize(
         frames=frames,
         size=size,
         outfit=outfit,
-        pose_noise=pose_noise,
-        mask_noise=mask_noise,
-        normal_noise=normal_noise,
+        pose_noise_deg=pose_noise,
+        mask_noise_px=mask_noise,
+        normal_noise_deg=normal_noise,
         hold_out_poses=hold_out_poses,
+        overwrite=overwrite,
     )
     typer.echo(f"capture: {out}; next: selfrecon check {out}")
 

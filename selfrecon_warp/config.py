@@ -14,10 +14,10 @@ from selfrecon_warp.config_io import Section, load_section
 class GridConfig(Section):
     """A multiresolution feature grid and the small network behind it."""
 
-    levels: int = Field(8, ge=1, description="levels of the grid")
+    levels: int = Field(10, ge=1, description="levels of the grid")
     features: int = Field(2, ge=1, description="features per level")
     coarsest_cell: float = Field(0.16, gt=0, description="cell edge of the first level [m]")
-    finest_cell: float = Field(0.01, gt=0, description="cell edge of the last level [m]")
+    finest_cell: float = Field(0.006, gt=0, description="cell edge of the last level [m]")
     log2_size: int = Field(15, ge=4, le=24, description="table rows per level, as a power of two")
     width: int = Field(32, ge=1, description="hidden units of the network behind the grid")
 
@@ -48,7 +48,7 @@ class AppearanceConfig(Section):
     """Colour of the surface."""
 
     type: Literal["grid", "mlp"] = Field("grid", description="feature grid, or the paper's perceptron")
-    grid: GridConfig = GridConfig(finest_cell=0.004, log2_size=16, width=32)
+    grid: GridConfig = GridConfig(levels=8, finest_cell=0.004, log2_size=16, width=32)
     width: int = Field(512, ge=8, description="hidden units of the perceptron")
     depth: int = Field(4, ge=1, description="hidden layers of the perceptron")
 
@@ -59,10 +59,12 @@ class ModelConfig(Section):
     sdf: SdfConfig = SdfConfig()
     offset: OffsetConfig = OffsetConfig()
     appearance: AppearanceConfig = AppearanceConfig()
-    canonical_pose: Literal[0, 1] = Field(1, description="canonical A-pose: 0 hips 10/shoulders 45, 1 hips 7/shoulders 55")
-    margin: tuple[float, float, float] = Field((0.15, 0.15, 0.2), description="canonical box beyond the body, x y z [m]")
+    canonical_pose: Literal[0, 1] = Field(
+        1, description="A-pose: 0 hips 10, shoulders 45; 1 hips 7, shoulders 55 [degrees]"
+    )
+    margin: tuple[float, float, float] = Field((0.15, 0.15, 0.2), description="canonical box beyond the body [m]")
     skinning_cell: float = Field(0.025, gt=0, description="voxel edge of the skinning volume [m]")
-    skinning_at_offset: bool = Field(False, description="look skinning weights up at the offset point, as the paper does")
+    skinning_at_offset: bool = Field(False, description="look weights up at the offset point, as the paper does")
 
 
 class RegistrationConfig(Section):
@@ -94,7 +96,7 @@ class InitConfig(Section):
     shape: Literal["body", "hull"] = Field("hull", description="naked body, or visual hull joined with it")
     cell: float = Field(0.016, gt=0, description="lattice cell of the first shape [m]")
     frames: int = Field(60, ge=1, description="frames whose masks carve the hull, at most")
-    outside_share: float = Field(0.12, ge=0, lt=1, description="share of frames that may see a hull point outside the mask")
+    outside_share: float = Field(0.12, ge=0, lt=1, description="share of frames that may see a hull point outside")
     iterations: int = Field(1200, ge=0, description="steps that fit a perceptron field to the first shape")
 
 
@@ -108,7 +110,7 @@ class LossConfig(Section):
     consistency_scale: float = Field(0.02, gt=0, description="Geman-McClure scale of the consistency term [m]")
     pull: float = Field(60.0, ge=0, description="field value at the explicit vertices")
     colour: float = Field(0.5, ge=0, description="L1 colour difference, three channels summed")
-    normal: float = Field(0.5, ge=0, description="pulled-back normal difference")
+    normal: float = Field(1.0, ge=0, description="pulled-back normal difference")
     eikonal: float = Field(0.1, ge=0, description="unit gradient of the field")
     rigidity: float = Field(0.1, ge=0, description="log singular values of the offset's Jacobian")
     rigidity_scale: float = Field(0.5, gt=0, description="Geman-McClure scale of the rigidity term")
@@ -135,12 +137,12 @@ class OptimiserConfig(Section):
     grid: float = Field(2e-2, gt=0, description="feature tables")
     network: float = Field(4e-3, gt=0, description="network weights")
     codes: float = Field(2e-3, ge=0, description="per-frame codes")
-    poses: float = Field(0.0, ge=0, description="joint rotations by the losses' own gradient [rad]; 0 leaves them to registration")
-    trans: float = Field(0.0, ge=0, description="translations by the losses' own gradient [m]")
+    poses: float = Field(0.0, ge=0, description="joint rotations, beside registration [rad]")
+    trans: float = Field(0.0, ge=0, description="translations, beside registration [m]")
     camera: float = Field(0.0, ge=0, description="camera parameters named in ``camera_terms``")
     vertices: float = Field(1e-3, gt=0, description="explicit vertices [m]")
     smoothing: int = Field(10, ge=0, description="passes that smooth the explicit vertices' gradient")
-    camera_terms: tuple[Literal["focal", "principal", "quat", "T"], ...] = Field((), description="camera parameters refined")
+    camera_terms: tuple[Literal["focal", "principal", "quat", "T"], ...] = Field((), description="camera terms refined")
     final_factor: float = Field(0.1, gt=0, le=1, description="learning rates at the end, by the start's")
 
 

@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: each message names the file or argument, what was found and the remedy."""
+"""Errors for the person at the keyboard: each message names the file or argument, what was found and the remedy."""
 
 
 class SelfReconError(Exception):

@@ -84,8 +84,8 @@ class MlpOffset(Offset):
 class BasisOffset(Offset):
     """The compact offset network: learned spatial basis fields, mixed per frame by the code.
 
-    ``o(p, z) = p + Σ_k z_k b_k(p)``: the perceptron that yields the ``b_k`` sees position alone, so one evaluation serves
-    every frame of a batch.
+    ``o(p, z) = p + Σ_k z_k b_k(p)``: the perceptron that yields the ``b_k`` sees position alone, so one evaluation
+    serves every frame of a batch.
     """
 
     def __init__(self, code_length: int, width: int, depth: int, bands: int):
@@ -127,8 +127,8 @@ class Deformation(nn.Module):
         weights: Skinning-weight volume at voxel centres, ``[X, Y, Z, J]``.
         lower: Corner of the canonical box [m], ``[3]``.
         upper: Opposite corner [m], ``[3]``.
-        weights_at_offset: Look weights up at the offset point, as the paper does; else at the canonical point, which lets
-            a mesh keep its weights for as long as its vertices stand.
+        weights_at_offset: Look weights up at the offset point, as the paper does; else at the canonical point, which
+            lets a mesh keep its weights for as long as its vertices stand.
     """
 
     weights: Tensor
@@ -177,12 +177,12 @@ class Deformation(nn.Module):
         return skin_points(moved, weights, bones), displacement
 
     def skinning_jacobian(self, points: Tensor, bones: Tensor) -> Tensor:
-        """Derivative of skinning alone at canonical points ``[B, R, 3]``: ``[B, R, 3, 3]``, without the offset's part."""
+        """Derivative of skinning alone at canonical points ``[B, R, 3]``: ``[B, R, 3, 3]``."""
         weights, gradient = self._weights_and_gradient(points)
         return skin_points_jacobian(points, weights, gradient, bones)[1]
 
     def with_jacobian(self, points: Tensor, codes: Tensor, bones: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posed positions ``[B, R, 3]``, their derivative by canonical position and the offset's, ``[B, R, 3, 3]`` each.
+        """Posed positions ``[B, R, 3]``, their derivative by canonical position and the offset's, ``[B, R, 3, 3]``.
 
         The points ``[B, R, 3]`` are treated as constants: differentiable in codes, bones and the offset's parameters.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from selfrecon_warp.kernels.encode import GridLayout, grid_layout
 def box_layout(
     lower: Tensor, upper: Tensor, levels: int, coarsest_cell: float, finest_cell: float, log2_size: int
 ) -> GridLayout:
-    """Feature grid over a box with corners ``lower``, ``upper`` ``[3]`` [m] whose cells shrink between two edges [m]."""
+    """Feature grid over a box with corners ``lower``, ``upper`` ``[3]`` [m]; cells shrink between two edges [m]."""
     aspect = [float(x) for x in upper - lower]
     base, finest = (max(1, round(max(aspect) / cell)) for cell in (coarsest_cell, finest_cell))
     return grid_layout(levels, base, max(base, finest), log2_size, aspect)
@@ -66,7 +67,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, sizes: list[int], weight_norm: bool = False) -> None:
         super().__init__()
-        self.hidden = [nn.Linear(a, b) for a, b in zip(sizes[:-2], sizes[1:-1], strict=True)]
+        self.hidden = [nn.Linear(a, b) for a, b in pairwise(sizes[:-1])]
         self.last = nn.Linear(sizes[-2], sizes[-1])
         self.layers = nn.ModuleList([*self.hidden, self.last])
         if weight_norm:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class MlpSdf(CanonicalSdf):
         encoded = 3 + 6 * bands
         sizes = [encoded] + [width] * depth + [1 + feature_size]
         layers = []
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             out = fan_out - encoded if i + 1 == self.skip else fan_out
             layer = nn.Linear(fan_in, out)
             if i == depth:
@@ -105,9 +106,9 @@ class MlpSdf(CanonicalSdf):
 class GridSdf(CanonicalSdf):
     """A fixed coarse lattice plus a learned residual: multiresolution feature grid and a one-hidden-layer decoder.
 
-    ``f(p) = base(p) + scale * (w · softplus(W e(p) + b) + c)``: the lattice holds the initial shape, so training starts at
-    it exactly; the residual's spatial gradient is written out in closed form over the encoding's Jacobian, so normals and
-    eikonal terms need first-order backward only.
+    ``f(p) = base(p) + scale * (w · softplus(W e(p) + b) + c)``: the lattice holds the initial shape, so training starts
+    at it exactly; the residual's spatial gradient is written out in closed form over the encoding's Jacobian, so normals
+    and eikonal terms need first-order backward only.
 
     Args:
         lower: Corner of the canonical box [m], ``[3]``.

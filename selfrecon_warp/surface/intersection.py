@@ -28,7 +28,7 @@ class Intersection(NamedTuple):
 
 
 def inverse_3x3(matrices: Tensor, threshold: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """Invert ``[..., 3, 3]`` by cofactors; returns the inverse (zero where singular) and the mask of the regular ones."""
+    """Invert ``[..., 3, 3]`` by cofactors: the inverse, zero where singular, and the mask of the regular ones."""
     a, b, c = matrices.unbind(-1)
     rows = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -2)
     determinant = (a * rows[..., 0, :]).sum(-1)
@@ -59,9 +59,9 @@ def intersect(
 ) -> Intersection:
     """Gauss-Newton from a rasterised start.
 
-    Each step solves the linearised system exactly: ``J dp`` must cancel the off-ray error up to a slide along the ray, and
-    that slide is chosen so that the linearised field vanishes. ``J`` is taken once, near the start: rays begin within
-    millimetres of their end, where it hardly changes, and a step that only needs values costs a fraction.
+    Each step solves the linearised system exactly: ``J dp`` must cancel the off-ray error up to a slide along the ray,
+    and that slide is chosen so that the linearised field vanishes. ``J`` is taken once, near the start: rays begin
+    within millimetres of their end, where it hardly changes, and a step that only needs values costs a fraction.
 
     Args:
         start: Canonical start points [m], ``[B, R, 3]``.

@@ -74,8 +74,9 @@ def loss_contour(
 ) -> tuple[Tensor, Tensor]:
     """Distance between the mesh's silhouette edges and the masks' contours, both ways.
 
-    Edges look their midpoint up in the mask's signed distance; contour points are matched to the nearest edge of similar
-    direction and measured along the contour's normal. Nothing is rendered softly, and every silhouette pixel counts once.
+    Edges look their midpoint up in the mask's signed distance; contour points are matched to the nearest edge of
+    similar direction and measured along the contour's normal. Nothing is rendered softly, and every silhouette pixel
+    counts once.
 
     Args:
         vertices_pixel: (u, v, z), ``[B, V, 3]``.

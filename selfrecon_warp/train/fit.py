@@ -21,9 +21,10 @@ from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
 from selfrecon_warp.train.explicit import ExplicitMesh
 from selfrecon_warp.train.initialisation import first_shape, fit_first_shape
+from selfrecon_warp.train.kinematics import Poses
 from selfrecon_warp.train.observations import Observations, observe_capture
 from selfrecon_warp.train.progress import FitInterrupted, FitProgress, StageProgress
-from selfrecon_warp.train.registration import Poses, Registration, RegistrationSurface
+from selfrecon_warp.train.registration import Registration, RegistrationSurface, body_surface
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.step import fit_step
 
@@ -62,7 +63,13 @@ class Fit:
         offsets = torch.zeros(body.joint_count, 3, device=device)
         self.given = Poses(capture.poses.to(device), capture.trans.to(device), capture.betas.to(device), offsets)
         self.registration = Registration(
-            self.body, self.camera, self.observations, self.given, self.clips, config.registration
+            self.body,
+            self.camera,
+            self.observations,
+            self.given,
+            self.clips,
+            config.registration,
+            config.model.canonical_pose,
         )
 
     @property
@@ -84,8 +91,10 @@ class Fit:
         torch.manual_seed(self.config.seed)
         estimate = self.given
         for sweep in range(self.config.registration.body_sweeps):
+            progress.phase(f"registering the body {sweep + 1}/{self.config.registration.body_sweeps}")
             estimate, figures = self._body_sweep(estimate, sweep)
             progress.event("body_registration", **figures)
+        progress.phase("first shape")
         self.avatar = Avatar(
             self.config.model,
             self.body,
@@ -102,24 +111,15 @@ class Fit:
 
     def _body_sweep(self, estimate: Poses, sweep: int) -> tuple[Poses, dict[str, float]]:
         settings = self.config.registration
-        canonical = self.body.canonical(estimate.betas, self.config.model.canonical_pose, estimate.joint_offsets)
-        faces = canonical.faces.int()
-        surface = RegistrationSurface(
-            canonical.vertices, faces, canonical.weights, vertex_normals(canonical.vertices, faces)
-        )
         with_shape = sweep >= settings.rigid_body_sweeps
-
-        def shaped(betas: Tensor) -> Tensor:
-            return self.body.canonical(betas, self.config.model.canonical_pose, estimate.joint_offsets).vertices
-
         return self.registration.sweep(
             estimate,
-            surface,
+            body_surface(self.body, estimate, self.config.model.canonical_pose, with_shape),
             generator=self.generator,
             contour_count=settings.body_contour_count,
             contour_scale_px=BODY_SCALES_PX[min(sweep, len(BODY_SCALES_PX) - 1)],
-            shape_jacobian=torch.func.jacfwd(shaped)(estimate.betas) if with_shape else None,
             solve_shared=with_shape,
+            free_surface=False,
         )
 
     def _make_optimiser(self) -> None:
@@ -218,6 +218,7 @@ class Fit:
             "mesh": {
                 "vertices": mesh.vertices.detach(),
                 "faces": mesh.faces,
+                "weights": mesh.weights,
                 "momentum": mesh.momentum,
                 "scale": mesh.scale,
                 "steps": mesh.steps,
@@ -232,8 +233,7 @@ class Fit:
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         mesh = state["mesh"]
-        weights = self.avatar.deformation.skinning_weights(mesh["vertices"])
-        self.mesh = ExplicitMesh.start(mesh["vertices"], mesh["faces"], weights)
+        self.mesh = ExplicitMesh.start(mesh["vertices"], mesh["faces"], mesh["weights"])
         self.mesh.momentum, self.mesh.scale, self.mesh.steps = mesh["momentum"], mesh["scale"], mesh["steps"]
 
 

@@ -1,4 +1,4 @@
-"""First shape of the canonical field: the naked body, or the visual hull of all masks carried back to canonical space."""
+"""First shape of the canonical field: the naked body, or the visual hull of all masks in canonical space."""
 
 from __future__ import annotations
 

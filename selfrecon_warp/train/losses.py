@@ -55,8 +55,8 @@ def loss_eikonal(gradient: Tensor) -> Tensor:
 def loss_rigidity(jacobian: Tensor, scale: float) -> Tensor:
     """Mean robust length of the log singular values of the offset map's Jacobian ``[..., 3, 3]``.
 
-    Singular values come from the symmetric eigenproblem of ``JᵀJ``, whose derivative of a symmetric function is finite at
-    the identity. Source: SelfRecon, Eq. 10, after Nerfies (Park et al. 2021).
+    Singular values come from the symmetric eigenproblem of ``JᵀJ``, whose derivative of a symmetric function is finite
+    at the identity. Source: SelfRecon, Eq. 10, after Nerfies (Park et al. 2021).
     """
     squared = torch.linalg.eigvalsh(jacobian.transpose(-1, -2) @ jacobian).clamp_min(1e-6)
     log_singular = 0.5 * squared.log()

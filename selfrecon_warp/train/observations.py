@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfrecon_warp.capture.dataset import Capture, decode_normals
+from selfrecon_warp.capture.dataset import Capture, decode_normals, parallel
 
 MAX_DISTANCE = 100.0
 
@@ -51,14 +51,15 @@ def observe(images: Tensor, masks: Tensor, normals_world: Tensor, device: torch.
         normals_world: Unit normals in the world, zero where not valid, ``[N, H, W, 3]`` float or int8 times 127.
         device: Where the result lives.
     """
-    distances, pixels, directions, start = [], [], [], [0]
-    for mask in masks.numpy():
-        distance = signed_distance(mask)
-        distances.append(torch.from_numpy(distance).to(torch.float16))
-        points, outward = contour_points(distance)
-        pixels.append(points)
-        directions.append(outward)
-        start.append(start[-1] + len(points))
+    distances = torch.empty(masks.shape, dtype=torch.float16)
+
+    def derive(frame: int) -> tuple[Tensor, Tensor]:
+        distance = signed_distance(masks[frame].numpy())
+        distances[frame] = torch.from_numpy(distance)
+        return contour_points(distance)
+
+    contours = parallel(derive, range(len(masks)))
+    start = np.cumsum([0, *(len(points) for points, _ in contours)])
     normals = normals_world
     if normals.dtype != torch.int8:
         normals = (normals * 127.0).round().to(torch.int8)
@@ -66,15 +67,15 @@ def observe(images: Tensor, masks: Tensor, normals_world: Tensor, device: torch.
         images=images.to(device),
         masks=masks.to(device),
         normals=normals.to(device),
-        distance=torch.stack(distances).to(device),
-        contour_pixels=torch.cat(pixels).to(device),
-        contour_normals=torch.cat(directions).to(device),
-        contour_start=torch.tensor(start, device=device),
+        distance=distances.to(device),
+        contour_pixels=torch.cat([points for points, _ in contours]).to(device),
+        contour_normals=torch.cat([outward for _, outward in contours]).to(device),
+        contour_start=torch.from_numpy(start).to(device),
     )
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Distance to the contour [px], negative inside, zero half-way between the two nearest pixels, ``[H, W]`` float32."""
+    """Distance to the contour [px], ``[H, W]`` float32: negative inside, zero half-way between the nearest pixels."""
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.clip(np.where(mask, 0.5 - inside, outside - 0.5), -MAX_DISTANCE, MAX_DISTANCE).astype(np.float32)
@@ -122,16 +123,20 @@ def sample_image_with_gradient(images: Tensor, frame: Tensor, pixels: Tensor) ->
 
 def band_passed(observations: Observations, fine_px: float = 1.0, coarse_px: float = 8.0) -> Tensor:
     """Images without their slow shading, ``[N, H, W, 3]`` float16: blurred minus a mask-normalised wider blur."""
-    result = []
-    for image, mask in zip(observations.images.cpu().numpy(), observations.masks.cpu().numpy(), strict=True):
-        weight = mask.astype(np.float32)[..., None]
-        picture = image.astype(np.float32) / 255.0 * weight
+    images, masks = observations.images.cpu().numpy(), observations.masks.cpu().numpy()
+    result = torch.empty(images.shape, dtype=torch.float16)
+
+    def derive(frame: int) -> None:
+        weight = masks[frame].astype(np.float32)[..., None]
+        picture = images[frame].astype(np.float32) / 255.0 * weight
         bands = []
         for sigma in (fine_px, coarse_px):
             share = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
             bands.append(cv2.GaussianBlur(picture, (0, 0), sigma) / np.maximum(share, 1e-3))
-        result.append(torch.from_numpy((bands[0] - bands[1]) * weight).to(torch.float16))
-    return torch.stack(result).to(observations.images.device)
+        result[frame] = torch.from_numpy((bands[0] - bands[1]) * weight)
+
+    parallel(derive, range(len(images)))
+    return result.to(observations.images.device)
 
 
 def observe_capture(capture: Capture, device: torch.device) -> Observations:
@@ -140,7 +145,11 @@ def observe_capture(capture: Capture, device: torch.device) -> Observations:
     normals = torch.zeros(*pixels.masks.shape, 3, dtype=torch.int8)
     if pixels.normals is not None:
         rotation = capture.camera.rotation().detach().cpu()
-        for frame in range(len(normals)):
-            world = decode_normals(pixels.normals[frame], rotation) * pixels.normals_valid[frame][..., None]
+        encoded, valid = pixels.normals, pixels.normals_valid
+
+        def decode(frame: int) -> None:
+            world = decode_normals(encoded[frame], rotation) * valid[frame][..., None]
             normals[frame] = (world * 127.0).round().to(torch.int8)
+
+        parallel(decode, range(len(normals)))
     return observe(pixels.images, pixels.masks, normals, device)

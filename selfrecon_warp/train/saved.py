@@ -85,10 +85,10 @@ def _rebuild(
     try:
         avatar = Avatar.from_state(config.model, body, camera, checkpoint.state["avatar"])
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(" ".join(str(error).split())[:200].split(" ")[:-1])
         raise RunError(
-            f"{run.checkpoints / LATEST}: does not belong to the settings in {run.config_file} ({reason}); "
-            "restore both or fit anew with --overwrite"
+            f"{run.checkpoints / LATEST}: does not fit the settings in {run.config_file} or this version of "
+            f"selfrecon-warp ({reason} ...); use what the run began with or fit anew with --overwrite"
         ) from error
     avatar.anneal((checkpoint.iteration - 1) / config.model.offset.anneal_iterations)
     return avatar.requires_grad_(False).eval()

@@ -1,0 +1,155 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from capture_files import default_body, write_capture
+from scipy.spatial.transform import Rotation
+
+from selfrecon_warp.capture.dataset import read_capture
+from selfrecon_warp.config import RegistrationConfig
+from selfrecon_warp.kernels.skinning import skin_points
+from selfrecon_warp.train.kinematics import Kinematics, Poses, SurfacePoints
+from selfrecon_warp.train.observations import observe_capture
+from selfrecon_warp.train.registration import Registration, body_surface
+
+FRAMES = 8
+STILL = RegistrationConfig(acceleration_m=10.0, pose_degrees=6.0, trans_m=0.1, samples=1000)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A turning body, its observations and its exact surface."""
+    capture = read_capture(write_capture(tmp_path_factory.mktemp("scene") / "capture", FRAMES, (480, 400)))
+    body = default_body()
+    exact = Poses(capture.poses, capture.trans, torch.zeros(10), torch.zeros(24, 3))
+    return capture, body, observe_capture(capture, torch.device("cpu")), exact, body_surface(body, exact)
+
+
+def joints(body, estimate: Poses) -> torch.Tensor:
+    rest = body.shaped(estimate.betas)[1] + estimate.joint_offsets
+    return body.posed_joints(estimate.poses, estimate.trans, rest)
+
+
+def turned(poses: torch.Tensor, joint: int, turns: torch.Tensor) -> torch.Tensor:
+    """Poses whose ``joint`` is turned by rotation vectors ``[N, 3]`` in its parent's frame."""
+    moved = poses.clone()
+    moved[:, joint] = torch.from_numpy(
+        (Rotation.from_rotvec(turns.numpy()) * Rotation.from_rotvec(poses[:, joint].numpy())).as_rotvec()
+    ).float()
+    return moved
+
+
+def run(scene, start: Poses, sweeps: int, terms=STILL, **options) -> Poses:
+    capture, body, observations, _, surface = scene
+    registration = Registration(body, capture.camera, observations, start, list(capture.clips), terms)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(sweeps):
+        start, _ = registration.sweep(start, surface, generator=generator, **options)
+    return start
+
+
+def test_rows_are_the_derivative_by_joint_turns_and_translation(scene):
+    _, body, _, exact, surface = scene
+    kinematics = Kinematics(body, pose_type=1)
+    canonical = kinematics.canonical(exact)
+    index = torch.arange(0, 6890, 300)
+    points = SurfacePoints(surface.vertices[index], surface.weights[index], None)
+    gradient = torch.randn(len(index), 3, generator=torch.Generator().manual_seed(0))
+    poses = exact.poses[2:3].clone()
+    poses[:, 1:] += 0.3 * torch.randn(1, 23, 3, generator=torch.Generator().manual_seed(1))
+
+    def heights(poses: torch.Tensor, trans: torch.Tensor) -> torch.Tensor:
+        bones = body.bones(poses, trans, None, canonical)
+        return (skin_points(points.canonical, points.weights, bones)[0] * gradient).sum(-1)
+
+    bones = body.bones(poses, exact.trans[2:3], None, canonical)[0]
+    rows, _ = kinematics.point_rows(kinematics.skeleton(bones, canonical, None), points, gradient)
+    for joint in (0, 2, 5, 13, 17, 21):
+        for axis in range(3):
+            turn = torch.zeros(1, 3)
+            turn[0, axis] = 1e-2
+            ends = [heights(turned(poses, joint, sign * turn), exact.trans[2:3]) for sign in (1, -1)]
+            slope = (ends[0] - ends[1]) / 2e-2
+            torch.testing.assert_close(rows[:, 3 * joint + axis], slope, atol=2e-3, rtol=1e-2)
+    shift = torch.tensor([[0.0, 1e-2, 0.0]])
+    ends = [heights(poses, exact.trans[2:3] + sign * shift) for sign in (1, -1)]
+    torch.testing.assert_close(rows[:, -2], (ends[0] - ends[1]) / 2e-2, atol=2e-3, rtol=1e-2)
+
+
+def test_exact_poses_stay(scene):
+    _, body, _, exact, _ = scene
+    moved = run(scene, exact, 2)
+    assert (joints(body, moved) - joints(body, exact)).norm(dim=-1).mean() < 0.005
+
+
+@pytest.mark.parametrize("joint", [4, 16, 18], ids=["knee", "shoulder", "elbow"])
+def test_a_wrong_limb_comes_back(scene, joint):
+    _, body, _, exact, _ = scene
+    sign = torch.tensor([1.0, -1.0]).repeat(FRAMES // 2)[:, None]
+    wrong = replace(exact, poses=turned(exact.poses, joint, 0.12 * sign * torch.tensor([[0.6, 0.0, 0.8]])))
+    limb = {4: 7, 16: 18, 18: 20}[joint]
+    before = (joints(body, wrong) - joints(body, exact))[:, limb].norm(dim=-1)
+    after = (joints(body, run(scene, wrong, 6)) - joints(body, exact))[:, limb].norm(dim=-1)
+    assert after.mean() < 0.4 * before.mean()
+
+
+def test_shifted_bodies_come_back(scene):
+    _, body, _, exact, _ = scene
+    sign = torch.tensor([1.0, -1.0]).repeat(FRAMES // 2)[:, None]
+    wrong = replace(exact, trans=exact.trans + sign * torch.tensor([[0.02, -0.015, 0.0]]))
+    before, after = ((joints(body, e) - joints(body, exact)).norm(dim=-1) for e in (wrong, run(scene, wrong, 5)))
+    assert after.mean() < 0.4 * before.mean()
+
+
+def test_shape_is_found_from_outlines(scene):
+    capture, body, observations, exact, _ = scene
+    estimate = replace(exact, betas=torch.zeros(10) + torch.eye(10)[0])
+    free = STILL.model_copy(update={"shape": 3.0, "normal_count": 0.0})
+    registration = Registration(body, capture.camera, observations, estimate, list(capture.clips), free)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        surface = body_surface(body, estimate, with_shape=True)
+        estimate, _ = registration.sweep(estimate, surface, generator=generator, solve_shared=True, free_surface=False)
+    before = (body.shaped(torch.eye(10)[0])[0] - body.shaped(torch.zeros(10))[0]).norm(dim=-1).mean()
+    after = (body.shaped(estimate.betas)[0] - body.shaped(torch.zeros(10))[0]).norm(dim=-1).mean()
+    assert after < 0.6 * before
+
+
+def test_what_the_surface_could_absorb_is_left_as_given(scene):
+    capture, _, _, exact, _ = scene
+    constant = torch.tensor([[0.0, 0.1, 0.0]]).expand(FRAMES, 3)
+    given = replace(exact, poses=turned(exact.poses, 18, constant))
+    moved = run(scene, given, 2)
+    change = Rotation.from_rotvec(given.poses[:, 18].numpy()).inv() * Rotation.from_rotvec(moved.poses[:, 18].numpy())
+    assert np.abs(np.median(change.as_rotvec(), 0)).max() < 0.02
+    forward = capture.camera.rotation()[:, 2]
+    assert abs(((moved.trans - given.trans) @ forward).median()) < 1e-3
+
+
+def test_jitter_is_smoothed_when_nothing_is_seen(scene):
+    _, body, _, exact, _ = scene
+    blind = RegistrationConfig(
+        contour_count=0.0, normal_count=0.0, colour_count=0.0, acceleration_m=0.002, pose_degrees=20.0, trans_m=1.0
+    )
+    noise = 0.03 * torch.randn(FRAMES, 3, generator=torch.Generator().manual_seed(0))
+    still = replace(exact, poses=exact.poses[:1].expand(FRAMES, -1, -1).contiguous())
+    jittered = replace(still, poses=turned(still.poses, 18, noise))
+    moved = run(scene, jittered, 2, blind)
+
+    def roughness(estimate: Poses) -> torch.Tensor:
+        paths = joints(body, estimate)
+        return (paths[2:] - 2 * paths[1:-1] + paths[:-2]).norm(dim=-1).mean()
+
+    assert roughness(moved) < 0.3 * roughness(jittered)
+
+
+def test_colours_pin_a_twist_that_outlines_hardly_show(scene):
+    capture, body, observations, exact, surface = scene
+    coloured_only = RegistrationConfig(
+        contour_count=0.0, normal_count=0.0, colour_count=300.0, acceleration_m=10.0, pose_degrees=20.0, trans_m=0.2
+    )
+    registration = Registration(body, capture.camera, observations, exact, list(capture.clips), coloured_only)
+    painted = registration.coloured(surface, exact)
+    assert painted.colours.isfinite().all()
+    assert painted.colours.abs().max() > 0.02
