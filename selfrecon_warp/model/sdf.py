@@ -107,8 +107,8 @@ class GridSdf(CanonicalSdf):
     """A fixed coarse lattice plus a learned residual: multiresolution feature grid and a one-hidden-layer decoder.
 
     ``f(p) = base(p) + scale * (w · softplus(W e(p) + b) + c)``: the lattice holds the initial shape, so training starts
-    at it exactly; the residual's spatial gradient is written out in closed form over the encoding's Jacobian, so normals
-    and eikonal terms need first-order backward only.
+    at it exactly; the residual's spatial gradient is written out in closed form over the encoding's Jacobian, so
+    normals and eikonal terms need first-order backward only.
 
     Args:
         lower: Corner of the canonical box [m], ``[3]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ class Fit:
             progress.phase(f"registering the body {sweep + 1}/{self.config.registration.body_sweeps}")
             estimate, figures = self._body_sweep(estimate, sweep)
             progress.event("body_registration", **figures)
+        self.registration.anchor = estimate
         progress.phase("first shape")
         self.avatar = Avatar(
             self.config.model,
@@ -185,7 +187,7 @@ class Fit:
         if done % stage.remesh_period == 0:
             extracted = self.remesh(stage.cell)
             progress.event("extraction", vertices=len(extracted.vertices), queries=extracted.queries)
-        if stage.registration_period and done % stage.registration_period == 0:
+        if self.iteration and stage.registration_period and done % stage.registration_period == 0:
             progress.event("registration", **self.register())
         rate = self.config.optimiser.final_factor ** (self.iteration / max(self.total, 1))
         for group in self.optimiser.param_groups:
@@ -215,6 +217,7 @@ class Fit:
             "avatar": self.avatar.fitted_state(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
+            "anchor": {"poses": self.registration.anchor.poses, "trans": self.registration.anchor.trans},
             "mesh": {
                 "vertices": mesh.vertices.detach(),
                 "faces": mesh.faces,
@@ -232,6 +235,8 @@ class Fit:
         self._make_optimiser()
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
+        anchor = state["anchor"]
+        self.registration.anchor = replace(self.given, poses=anchor["poses"], trans=anchor["trans"])
         mesh = state["mesh"]
         self.mesh = ExplicitMesh.start(mesh["vertices"], mesh["faces"], mesh["weights"])
         self.mesh.momentum, self.mesh.scale, self.mesh.steps = mesh["momentum"], mesh["scale"], mesh["steps"]

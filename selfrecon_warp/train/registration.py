@@ -116,6 +116,7 @@ class Registration:
         clips: First and one-past-last frame of each continuous clip.
         terms: Trust in each kind of residual.
         pose_type: Canonical pose of the body.
+        anchor: The estimate whose median pose, place and depth are kept; ``given`` by default.
     """
 
     def __init__(
@@ -127,11 +128,13 @@ class Registration:
         clips: list[tuple[int, int]],
         terms: RegistrationConfig,
         pose_type: int = 1,
+        anchor: Poses | None = None,
     ) -> None:
         self.body = body
         self.camera = camera
         self.observations = observations
         self.given = given
+        self.anchor = anchor or given
         self.clips = clips
         self.terms = terms
         self.kinematics = Kinematics(body, pose_type)
@@ -409,15 +412,15 @@ class Registration:
         """Poses and translations without what the surface cannot tell apart from its own shape.
 
         A change of mean depth is undone by scaling the surface. Where the surface is free, a constant turn of a joint
-        in its own frame, or a constant shift of the body in the root's, is undone by moving it. The given poses decide
-        these: their median stays.
+        in its own frame, or a constant shift of the body in the root's, is undone by moving it. The anchor decides
+        these: its median stays.
         """
-        given = Rotation.from_rotvec(self.given.poses.reshape(-1, 3).double().cpu().numpy())
+        anchor = Rotation.from_rotvec(self.anchor.poses.reshape(-1, 3).double().cpu().numpy())
         current = Rotation.from_rotvec(poses)
         J = len(self.kinematics.parents)
-        change = (trans - self.given.trans).double().cpu().numpy()
+        change = (trans - self.anchor.trans).double().cpu().numpy()
         if free_surface:
-            constant = np.median((given.inv() * current).as_rotvec().reshape(-1, J, 3), 0)
+            constant = np.median((anchor.inv() * current).as_rotvec().reshape(-1, J, 3), 0)
             current = current * Rotation.from_rotvec(np.tile(-constant, (len(trans), 1)))
             roots = Rotation.from_matrix(current.as_matrix().reshape(-1, J, 3, 3)[:, 0])
             change -= roots.apply(np.median(roots.inv().apply(change), 0))
@@ -426,7 +429,7 @@ class Registration:
         for first, last in self.clips:
             depth[first:last] = np.median(depth[first:last])
         change -= depth[:, None] * forward
-        return current.as_rotvec(), self.given.trans + torch.from_numpy(change).to(trans)
+        return current.as_rotvec(), self.anchor.trans + torch.from_numpy(change).to(trans)
 
     def _apply(self, estimate: Poses, step: Tensor, shared_step: Tensor, free_surface: bool) -> Poses:
         J = len(self.kinematics.parents)

@@ -175,6 +175,12 @@ def orbit_camera(vertices: Tensor, height: int, width: int, field_of_view: float
     return Camera((focal, focal), centre, (0.0, 0.0, 1.0, 0.0), T, height=height, width=width)
 
 
+def turn_about_vertical(share: float) -> Tensor:
+    """Rotation ``[3, 3]`` float32 about y by a share of a full turn."""
+    cosine, sine = math.cos(2 * math.pi * share), math.sin(2 * math.pi * share)
+    return torch.tensor([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
+
+
 def turntable(
     vertices: Tensor,
     faces: Tensor,
@@ -207,10 +213,7 @@ def turntable(
     if colours is not None:
         surface = colours.to(vertices.dtype) / (255 if colours.dtype == torch.uint8 else 1)
     for view in range(views):
-        angle = 2 * math.pi * view / views
-        cosine, sine = math.cos(angle), math.sin(angle)
-        turn = vertices.new_tensor([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
-        turned = (vertices - middle) @ turn.T + middle
+        turned = (vertices - middle) @ turn_about_vertical(view / views).to(vertices).T + middle
         yield render_shaded(turned, faces, camera, background=background, colour=surface, supersample=supersample)
 
 
@@ -247,7 +250,7 @@ class Canvas:
         if supersample < 1:
             raise ValueError(f"supersample must be at least 1, got {supersample}")
         self.vertices, self.faces, self.supersample = vertices.detach(), faces.long(), supersample
-        self.height, self.width = camera.height, camera.width
+        self.camera, self.height, self.width = camera, camera.height, camera.width
         large = camera.resized(camera.height * supersample, camera.width * supersample).to(vertices.device)
         self.rotation = large.rotation().to(vertices.dtype)
         self.projected = large.project(self.vertices)
@@ -275,15 +278,24 @@ class Canvas:
         """See :func:`render_normals`."""
         return self.picture((self.viewer_normals + 1) / 2, background)
 
+    @cached_property
+    def centre_faces(self) -> Tensor:
+        """Face seen through every pixel's centre, ``[H, W]`` int32; -1 where none is."""
+        return visible_faces(self.camera.project(self.vertices)[None], self.faces, self.height, self.width)[0]
+
     def pixels(self) -> tuple[Tensor, Tensor]:
-        """Row-major index of every pixel that shows the mesh, and a face seen in it, ``[R]`` each."""
-        faces = torch.full((self.height * self.width,), -1, dtype=torch.long, device=self.pixel.device)
-        faces.scatter_reduce_(0, self.pixel, self.face_index, "amax")
-        index = torch.where(faces >= 0)[0]
+        """Row-major index of every pixel that shows the mesh, and a face seen in it, ``[R]`` each.
+
+        It is the face at the pixel's centre, or any other where only the pixel's rim shows the mesh.
+        """
+        somewhere = self.centre_faces.new_full((self.height * self.width,), -1)
+        somewhere.scatter_reduce_(0, self.pixel, self.face_index.int(), "amax")
+        faces = torch.where(self.centre_faces.view(-1) >= 0, self.centre_faces.view(-1), somewhere)
+        index = torch.where(somewhere >= 0)[0]
         return index, faces[index]
 
     def painted(self, index: Tensor, colours: Tensor, background: Background = WHITE) -> np.ndarray:
-        """A picture of one colour in [0, 1] a pixel, ``[R, 3]``, at the pixels ``index [R]`` that :meth:`pixels` gave."""
+        """A picture of one colour in [0, 1] a pixel, ``[R, 3]``, at the pixels ``[R]`` that :meth:`pixels` gave."""
         picture = colours.new_zeros(self.height * self.width, 3)
         picture[index] = colours
         return self.picture(picture[self.pixel], background)

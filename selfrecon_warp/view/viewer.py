@@ -112,7 +112,9 @@ class _Shown:
         self._posed = ps.register_surface_mesh("posed", self._vertices(posed), posed.faces, smooth_shade=True)
         middle = self._vertices(posed).mean(0) - np.array([CANONICAL_OFFSET, 0.0, 0.0])
         standing = np.asarray(canonical.vertices) - canonical.vertices.mean(0) + middle
-        ps.register_surface_mesh("canonical", standing, canonical.faces, smooth_shade=True)
+        rest = ps.register_surface_mesh("canonical", standing, canonical.faces, smooth_shade=True)
+        _show_colours(self._posed, posed)
+        _show_colours(rest, canonical)
         self._camera = ps.register_camera_view("camera", self._camera_parameters(), widget_thickness=0.0004)
         depth = -self._vertices(posed)[:, 2].min()
         self._camera.set_widget_focal_length(depth + IMAGE_DISTANCE, relative=False)
@@ -156,6 +158,13 @@ class _Shown:
                 root=np.zeros(3), look_dir=np.array([0.0, 0.0, -1.0]), up_dir=np.array([0.0, 1.0, 0.0])
             ),
         )
+
+
+def _show_colours(structure: ps.SurfaceMesh, mesh: Any) -> None:
+    """Vertex colours, where the mesh has them; they can be switched off in the window."""
+    if mesh.visual.kind == "vertex":
+        colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
+        structure.add_color_quantity("colours", colours, defined_on="vertices", enabled=True)
 
 
 def _read_mesh(path: Path) -> Any:
