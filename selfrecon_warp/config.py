@@ -82,7 +82,9 @@ class RegistrationConfig(Section):
     normal_count: float = Field(150.0, ge=0, description="independent normal measurements a frame counts as")
     colour: float = Field(0.05, gt=0, description="difference of band-passed colours in [0, 1]")
     colour_count: float = Field(150.0, ge=0, description="independent colour measurements a frame counts as")
-    acceleration_m: float = Field(0.004, gt=0, description="second difference per frame of markers on the bones [m]")
+    acceleration_m: float = Field(
+        0.004, gt=0, description="second difference of bone markers, at 3 degrees of turn a frame [m]"
+    )
     pose_degrees: float = Field(3.0, gt=0, description="distance of joint rotations to the given ones [degrees]")
     trans_m: float = Field(0.03, gt=0, description="distance of translations to the given ones [m]")
     shape: float = Field(0.3, gt=0, description="distance of shape coefficients to the given ones")
@@ -137,12 +139,14 @@ class OptimiserConfig(Section):
     grid: float = Field(2e-2, gt=0, description="feature tables")
     network: float = Field(4e-3, gt=0, description="network weights")
     codes: float = Field(2e-3, ge=0, description="per-frame codes")
-    poses: float = Field(0.0, ge=0, description="joint rotations, beside registration [rad]")
-    trans: float = Field(0.0, ge=0, description="translations, beside registration [m]")
-    camera: float = Field(0.0, ge=0, description="camera parameters named in ``camera_terms``")
+    poses: float = Field(5e-5, ge=0, description="joint rotations, beside registration [rad]")
+    trans: float = Field(5e-5, ge=0, description="translations, beside registration [m]")
+    camera: float = Field(3e-3, ge=0, description="camera parameters named in camera_terms [px], [m]")
     vertices: float = Field(1e-3, gt=0, description="explicit vertices [m]")
     smoothing: int = Field(10, ge=0, description="passes that smooth the explicit vertices' gradient")
-    camera_terms: tuple[Literal["focal", "principal", "quat", "T"], ...] = Field((), description="camera terms refined")
+    camera_terms: tuple[Literal["focal", "principal", "quat", "T"], ...] = Field(
+        ("focal", "principal"), description="refined"
+    )
     final_factor: float = Field(0.1, gt=0, le=1, description="learning rates at the end, by the start's")
 
 

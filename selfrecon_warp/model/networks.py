@@ -67,11 +67,10 @@ class Perceptron(nn.Module):
 
     def __init__(self, sizes: list[int], weight_norm: bool = False) -> None:
         super().__init__()
-        self.hidden = [nn.Linear(a, b) for a, b in pairwise(sizes[:-1])]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes[:-1]))
         self.last = nn.Linear(sizes[-2], sizes[-1])
-        self.layers = nn.ModuleList([*self.hidden, self.last])
         if weight_norm:
-            for layer in self.layers:
+            for layer in (*self.hidden, self.last):
                 nn.utils.parametrizations.weight_norm(layer)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -94,6 +93,7 @@ class Perceptron(nn.Module):
         for layer in self.hidden:
             inputs = layer(inputs)
             active = (inputs > 0).to(inputs.dtype)
-            tangents = (tangents @ layer.weight.T) * active[:, None]
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            tangents = (tangents @ weight.T) * active[:, None]
             inputs = inputs * active
         return self.last(inputs), tangents @ self.last.weight.T

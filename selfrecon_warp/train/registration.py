@@ -35,6 +35,9 @@ VISIBLE_WITHIN_M = 0.02
 NORMAL_REACH_PX = 2
 """The slope of the observed normals is taken over this many pixels to either side."""
 
+REFERENCE_TURN = 3.0
+"""Turn between two frames [degrees] at which the configured acceleration holds: a full turn in 120 frames."""
+
 FRAMES_PER_SHAPE_PRIOR = 10.0
 """Frames see the same body again: the shape's prior counts once for so many."""
 
@@ -139,6 +142,7 @@ class Registration:
         self.terms = terms
         self.kinematics = Kinematics(body, pose_type)
         self.bands = band_passed(observations)
+        self.acceleration_m = terms.acceleration_m * acceleration_factor(given.poses[:, 0], clips)
 
     @torch.no_grad()
     def sweep(
@@ -188,7 +192,7 @@ class Registration:
         self._add_prior(system, estimate)
         places, rows = (torch.stack(parts) for parts in zip(*markers, strict=True))
         for first, last in self.clips:
-            weight = 1.0 / terms.acceleration_m**2 / len(self.kinematics.markers)
+            weight = 1.0 / self.acceleration_m**2 / len(self.kinematics.markers)
             system.add_differences(first, last, rows, places, weight)
         step, shared_step = system.solve()
         means = {name: float(np.mean(values)) for name, values in figures.items() if values}
@@ -449,6 +453,24 @@ class Registration:
                 joint_offsets=estimate.joint_offsets + shared_step[K:].view(-1, 3),
             )
         return result
+
+
+def acceleration_factor(roots: Tensor, clips: list[tuple[int, int]]) -> float:
+    """How much second differences in time grow by the pace of the frames: its square, one at ``REFERENCE_TURN``.
+
+    Args:
+        roots: Root rotations, axis-angle [rad], ``[N, 3]``; the person turns around, so they tell how much motion lies
+            between two frames.
+        clips: First and one-past-last frame of each clip.
+    """
+    paces = []
+    for first, last in clips:
+        gap = min(8, last - first - 1)
+        if gap > 0:
+            turns = Rotation.from_rotvec(roots[first:last].double().cpu().numpy())
+            paces.append((turns[:-gap].inv() * turns[gap:]).magnitude() / gap)
+    pace = np.rad2deg(np.median(np.concatenate(paces))) if paces else REFERENCE_TURN
+    return float(max((pace / REFERENCE_TURN) ** 2, 0.25))
 
 
 def _robust_weight(residual: Tensor, scale: float) -> Tensor:

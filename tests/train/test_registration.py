@@ -11,7 +11,7 @@ from selfrecon_warp.config import RegistrationConfig
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.train.kinematics import Kinematics, Poses, SurfacePoints
 from selfrecon_warp.train.observations import observe_capture
-from selfrecon_warp.train.registration import Registration, body_surface
+from selfrecon_warp.train.registration import Registration, acceleration_factor, body_surface
 
 FRAMES = 8
 STILL = RegistrationConfig(acceleration_m=10.0, pose_degrees=6.0, trans_m=0.1, samples=1000)
@@ -127,10 +127,19 @@ def test_what_the_surface_could_absorb_is_left_as_given(scene):
     assert abs(((moved.trans - given.trans) @ forward).median()) < 1e-3
 
 
+def test_smoothness_follows_the_pace_of_the_frames():
+    turn = torch.zeros(120, 3)
+    turn[:, 1] = torch.deg2rad(torch.arange(120.0) * 3.0)
+    assert acceleration_factor(turn, [(0, 120)]) == pytest.approx(1.0, rel=0.02)
+    assert acceleration_factor(turn[::2], [(0, 60)]) == pytest.approx(4.0, rel=0.02)
+    assert acceleration_factor(turn[::2], [(0, 30), (30, 60)]) == pytest.approx(4.0, rel=0.02)
+    assert acceleration_factor(turn[:1], [(0, 1)]) == 1.0
+
+
 def test_jitter_is_smoothed_when_nothing_is_seen(scene):
     _, body, _, exact, _ = scene
     blind = RegistrationConfig(
-        contour_count=0.0, normal_count=0.0, colour_count=0.0, acceleration_m=0.002, pose_degrees=20.0, trans_m=1.0
+        contour_count=0.0, normal_count=0.0, colour_count=0.0, acceleration_m=1e-5, pose_degrees=20.0, trans_m=1.0
     )
     noise = 0.03 * torch.randn(FRAMES, 3, generator=torch.Generator().manual_seed(0))
     still = replace(exact, poses=exact.poses[:1].expand(FRAMES, -1, -1).contiguous())
