@@ -158,6 +158,7 @@ class Config(Section):
     registration: RegistrationConfig = RegistrationConfig()
     init: InitConfig = InitConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    output_cell: float = Field(0.008, gt=0, description="cell edge of the lattice that brings out the final mesh [m]")
     stages: list[StageConfig] = Field(min_length=1, description="schedule, in order")
 
 

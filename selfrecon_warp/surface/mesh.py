@@ -23,15 +23,15 @@ class Smoothing:
     """Half-lazy random walk over mesh edges: averages a vertex with the mean of its neighbours, pass after pass.
 
     Args:
-        faces: Vertex indices, ``[F, 3]`` integers; every vertex belongs to a face.
+        edges: Vertex pairs, each edge once, ``[E, 2]`` integers; every vertex belongs to one.
         vertex_count: Vertices V.
     """
 
-    def __init__(self, faces: Tensor, vertex_count: int) -> None:
-        faces = faces.long()
-        pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-        rows, columns = torch.cat([pairs, pairs.flip(1)]).unique(dim=0).unbind(1)
-        degree = torch.zeros(vertex_count, device=faces.device).index_add_(
+    def __init__(self, edges: Tensor, vertex_count: int) -> None:
+        pairs = torch.cat([edges, edges.flip(1)]).long()
+        rows, order = pairs[:, 0].sort()
+        columns = pairs[order, 1]
+        degree = torch.zeros(vertex_count, device=edges.device).index_add_(
             0, rows, torch.ones(len(rows), device=rows.device)
         )
         start = torch.cat([degree.new_zeros(1), degree.cumsum(0, dtype=torch.float64)]).long()

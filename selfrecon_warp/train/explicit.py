@@ -38,12 +38,13 @@ class ExplicitMesh:
     @classmethod
     def start(cls, vertices: Tensor, faces: Tensor, weights: Tensor) -> ExplicitMesh:
         """Begin at extracted ``vertices [V, 3]``, ``faces [F, 3]`` with skinning ``weights [V, J]``."""
+        edges = mesh_edges(faces)
         return cls(
             vertices.detach().clone().requires_grad_(),
             faces,
             weights,
-            mesh_edges(faces),
-            Smoothing(faces, len(vertices)),
+            edges,
+            Smoothing(edges.vertex_index, len(vertices)),
             torch.zeros_like(vertices),
             vertices.new_zeros(()),
         )

@@ -101,7 +101,7 @@ def _explicit_branch(
         figures["contour_px"] = mean_px
     masks = observations.masks[frames]
     if weights.mask > 0:
-        rendered = soft_silhouette(vertices_pixel, mesh.faces, face_index)
+        rendered = soft_silhouette(vertices_pixel, mesh.faces, face_index, mesh.edges)
         total = total + weights.mask * loss_mask_iou(rendered, masks.float())
     covered = face_index >= 0
     figures["iou"] = ((covered & masks).sum((1, 2)) / (covered | masks).sum((1, 2)).clamp_min(1)).mean()

@@ -99,7 +99,7 @@ def evaluate_run(
             f"{truth.root}: holds {len(truth.joints)} frames but {run.path} was fitted to the {len(fit.capture)} of "
             f"{fit.capture.root}; give the ground truth of that capture"
         )
-    reconstruction = Reconstruction(fit.avatar, fit.config.stages[-1].cell)
+    reconstruction = Reconstruction(fit.avatar, fit.config.output_cell)
     with progress_bars(console) as progress:
         fitted, overlaps = _score_avatar(reconstruction, fit.capture, truth, progress)
         initial = _score_body(fit.avatar.body, fit.capture, truth, device, progress)

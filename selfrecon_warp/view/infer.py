@@ -57,7 +57,7 @@ def infer_run(
     Args:
         run: A fitted run.
         device: Where to compute.
-        cell: Cell edge of the extraction lattice [m]; that of the last stage when absent.
+        cell: Cell edge of the extraction lattice [m]; the configured one when absent.
         console: Where progress is shown; standard error when absent.
 
     Returns:
@@ -68,7 +68,7 @@ def infer_run(
         CaptureError: The capture is damaged.
     """
     fit = load_fit(run, device)
-    reconstruction = Reconstruction(fit.avatar, cell or fit.config.stages[-1].cell)
+    reconstruction = Reconstruction(fit.avatar, cell or fit.config.output_cell)
     colours = reconstruction.vertex_colours()
     with _replacing(run.infer) as folder, progress_bars(console) as progress:
         overlaps = _write_frames(folder, reconstruction, colours, fit.capture, progress)
