@@ -1,10 +1,8 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import trimesh
+from capture_files import shared_capture
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from selfrecon_warp.capture.ground_truth import ClothedMesh, PosedMeshes, read_ground_truth
@@ -251,11 +249,9 @@ def test_record_holds_what_was_measured_in_named_units():
 )
 def test_naked_bodies_score_as_published(name, noisy, true):
     """Chamfer [cm] raw and aligned and normal consistency aligned, as the captures' own notes state them."""
-    folder = os.environ.get("SELFRECON_CAPTURES")
-    if not folder or not (Path(folder) / name).is_dir():
-        pytest.skip("set SELFRECON_CAPTURES to the folder of the captures with ground truth to run this")
-    truth, body = read_ground_truth(Path(folder) / name), load_body()
-    with np.load(Path(folder) / name / "smpl_rec.npz") as given:
+    folder = shared_capture(name)
+    truth, body = read_ground_truth(folder), load_body()
+    with np.load(folder / "smpl_rec.npz") as given:
         estimate = [torch.from_numpy(given[key]) for key in ("shape", "poses", "trans")]
     for (betas, poses, trans), expected in ((estimate, noisy), ((truth.betas, truth.poses, truth.trans), true)):
         posed = body.posed(betas, poses, trans)[0]
