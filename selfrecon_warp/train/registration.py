@@ -463,14 +463,18 @@ def acceleration_factor(roots: Tensor, clips: list[tuple[int, int]]) -> float:
             between two frames.
         clips: First and one-past-last frame of each clip.
     """
-    paces = []
-    for first, last in clips:
-        gap = min(8, last - first - 1)
-        if gap > 0:
-            turns = Rotation.from_rotvec(roots[first:last].double().cpu().numpy())
-            paces.append((turns[:-gap].inv() * turns[gap:]).magnitude() / gap)
-    pace = np.rad2deg(np.median(np.concatenate(paces))) if paces else REFERENCE_TURN
-    return float(max((pace / REFERENCE_TURN) ** 2, 0.25))
+
+    def pace(gap: int) -> float:
+        """Median turn a frame [degrees], measured over ``gap`` frames; zero where no clip is as long."""
+        turns = [
+            (clip[:-gap].inv() * clip[gap:]).magnitude() / gap
+            for clip in (Rotation.from_rotvec(roots[a:b].double().cpu().numpy()) for a, b in clips if b - a > gap)
+        ]
+        return float(np.rad2deg(np.median(np.concatenate(turns)))) if turns else 0.0
+
+    longest = int(90.0 / max(pace(1), 1e-3))  # further apart, a turn could be taken for its complement
+    pace_degrees = pace(min(max(longest, 1), 8)) or pace(1) or REFERENCE_TURN
+    return float(max((pace_degrees / REFERENCE_TURN) ** 2, 0.25))
 
 
 def _robust_weight(residual: Tensor, scale: float) -> Tensor:
