@@ -9,6 +9,9 @@ are forced outside, so the surface is always closed: a body that leaves the box 
 
 A node or cell is claimed, once, by exchanging an epoch stamp; what wins the exchange is appended to a list. The three
 counters are the cells listed, the nodes listed and the border nodes forced outside.
+
+No operation of its own: reference, tests and benchmarks are those of ``sparse_grid`` and ``marching_cubes``. The
+search's kernels share these conventions line by line, so they stand in one file.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ nodes are clamped to them and get no gradient along the clamped axis.
 Interpolation is linear in the table, so three differentiable operations suffice and differentiate into each other:
 ``interpolate`` (gather), its transpose ``scatter``, and ``slope``, the gradient of interpolated values along the
 points. Rows are read as vectors of up to eight channels ("lanes").
+
+No operation of its own: reference, tests and benchmarks are those of ``grid_sample`` and ``encode``. Every gradient is
+written out to second order, each a kernel beside the one it differentiates, which is why the file is long.
 """
 
 from __future__ import annotations

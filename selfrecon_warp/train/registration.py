@@ -5,6 +5,9 @@ against the mask's distance, contour points against the nearest silhouette edge,
 colour, smooth motion of markers on the bones, and the given poses as a prior. The matrix is banded in time: the whole
 sequence costs one banded Cholesky factorisation. Second-order steps matter here: twists of limbs and the split of a
 bend between neighbouring joints are weakly seen, and first-order optimisers leave them where they were.
+
+Derivatives live in ``kinematics``, the solver in ``normal_equations``; the kinds of residual stand here together,
+because they share one drawing of each frame.
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ class _Samples:
 
     def mix(self, values: Tensor) -> Tensor:
         """Vertex values ``[V, ...]`` at the samples."""
-        return torch.einsum("pk,pk...->p...", self.barycentrics, values[self.corners])
+        return _mix(self.barycentrics, self.corners, values)
 
 
 class Registration:
@@ -301,13 +304,16 @@ class Registration:
         )
         corners = surface.faces[face.long()].long()
 
-        def mix(values: Tensor) -> Tensor:
-            return torch.einsum("pk,pk...->p...", barycentrics, values[corners])
-
         by_shape = surface.vertices_by_shape
-        points = SurfacePoints(mix(surface.vertices), mix(surface.weights), None if by_shape is None else mix(by_shape))
+        points = SurfacePoints(
+            _mix(barycentrics, corners, surface.vertices),
+            _mix(barycentrics, corners, surface.weights),
+            None if by_shape is None else _mix(barycentrics, corners, by_shape),
+        )
         rotations = torch.einsum("pj,jab->pab", points.weights, view.skeleton.bones[:, :3, :3])
-        normals = torch.nn.functional.normalize((rotations @ mix(surface.normals)[..., None])[..., 0], dim=-1)
+        normals = torch.nn.functional.normalize(
+            (rotations @ _mix(barycentrics, corners, surface.normals)[..., None])[..., 0], dim=-1
+        )
         facing = -(normals * self.camera.rays(pixels.float())).sum(-1)
         uvz = torch.cat([pixels.float(), depth[:, None]], -1)
         return _Samples(pixels, uvz, corners, barycentrics, points, rotations, normals, facing)
@@ -453,6 +459,11 @@ class Registration:
                 joint_offsets=estimate.joint_offsets + shared_step[K:].view(-1, 3),
             )
         return result
+
+
+def _mix(barycentrics: Tensor, corners: Tensor, values: Tensor) -> Tensor:
+    """Vertex values ``[V, ...]`` at points with ``barycentrics [P, 3]`` on faces with vertices ``corners [P, 3]``."""
+    return torch.einsum("pk,pk...->p...", barycentrics, values[corners])
 
 
 def acceleration_factor(roots: Tensor, clips: list[tuple[int, int]]) -> float:
