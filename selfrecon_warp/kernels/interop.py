@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ LANE = {
 MAT44 = {torch.float32: wp.mat44f, torch.float64: wp.mat44d}
 
 
+SPLIT_GRAIN = 4096
+"""Fewest rows a thread is given: below it, handing work over costs more than it saves."""
+
 _SPECIALISED: dict[tuple[Any, ...], Any] = {}
 
 
@@ -36,6 +41,49 @@ def launch(
     if kernel.is_generic:
         kernel = _specialised(kernel, [*inputs, *outputs])
     wp.launch(kernel, dim, inputs, outputs, device=device, stream=stream, record_tape=False, **adjoint)
+
+
+def launch_split(
+    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[Any], *, axis: int = 0
+) -> None:
+    """Launch a kernel that writes each output entry from one thread only; on the CPU several threads share the rows.
+
+    Warp's CPU backend runs a launch in one thread; a launch releases the interpreter's lock, so launches over disjoint
+    rows run side by side, as many as ``torch.get_num_threads()``. The kernel's first argument is the row that index 0
+    of ``axis`` stands for: it must add it to ``wp.tid()``, and it must not add to memory that another row writes,
+    because atomics on the CPU are plain reads and writes. On a GPU this is one launch from row 0.
+
+    Args:
+        kernel: Its first parameter is ``first: wp.int32``; ``inputs`` holds the others.
+        like: Tensor whose device and stream are used.
+        dim: Threads of the whole launch.
+        inputs: All inputs but the first.
+        outputs: Outputs.
+        axis: Dimension whose rows are shared out.
+    """
+    rows = dim[axis]
+    threads = 1 if like.is_cuda else min(torch.get_num_threads(), -(-rows // SPLIT_GRAIN))
+    if threads <= 1:
+        launch(kernel, like, dim, [0, *inputs], outputs)
+        return
+    if kernel.is_generic:
+        kernel = _specialised(kernel, [0, *inputs, *outputs])
+    kernel.module.load(wp.device_from_torch(like.device))  # once: two threads must not compile one module
+    bounds = [rows * k // threads for k in range(threads + 1)]
+
+    def part(k: int) -> None:
+        share = (*dim[:axis], bounds[k + 1] - bounds[k], *dim[axis + 1 :])
+        launch(kernel, like, share, [bounds[k], *inputs], outputs)
+
+    others = [_threads(threads - 1).submit(part, k) for k in range(1, threads)]
+    part(0)
+    for other in others:
+        other.result()
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="selfrecon-warp")
 
 
 def _specialised(kernel: Any, arguments: list[Any]) -> Any:
