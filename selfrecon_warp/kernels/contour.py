@@ -21,8 +21,9 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import ints, launch, vec2s, vec3s
+from selfrecon_warp.kernels.interop import ints, launch, require_indices, require_like, vec2s, vec3s
 from selfrecon_warp.kernels.rasterize import NEAR, require_range, triangles
+from selfrecon_warp.kernels.topology import mesh_topology
 
 _BINS_ALONG_SIDE = 256
 
@@ -182,21 +183,16 @@ def mesh_edges(faces: Tensor) -> MeshEdges:
         The ``E`` edges; faces that name a vertex twice contribute none.
 
     Raises:
-        ValueError: ``faces`` has another shape.
+        ValueError: ``faces`` has another shape or dtype, or a negative index.
     """
     F = require_shapes(faces=(faces, "F 3"))["F"]
-    faces = faces.long()
-    v0, v1, v2 = faces.unbind(1)
-    whole = ((v0 != v1) & (v1 != v2) & (v2 != v0)).nonzero()[:, 0]
-    start, end = faces[whole].flatten(), faces[whole][:, [1, 2, 0]].flatten()
-    count = int(faces.max()) + 1 if F else 1
-    key, order = torch.sort(torch.minimum(start, end) * count + torch.maximum(start, end), stable=True)
-    face = torch.cat([whole[order // 3], whole.new_full((1,), -1)])
-    unique, size = torch.unique_consecutive(key, return_counts=True)
-    start = size.cumsum(0) - size
-    second = torch.where(size > 1, face[start + 1], -1)
-    pair = torch.stack([unique // count, unique % count], -1)
-    return MeshEdges(pair.int(), torch.stack([face[start], second], -1).int())
+    require_indices("faces", faces, faces=faces)
+    require_range("faces", faces, 0, 2**31)
+    topology = mesh_topology(faces, int(faces.max()) + 1 if F else 0)
+    side = topology.edge_side
+    beside = topology.next_side[side.long()]
+    second = torch.where(beside == side, -1, beside // 3)
+    return MeshEdges(topology.edges, torch.stack([side // 3, second.int()], -1))
 
 
 def silhouette_edges(vertices_pixel: Tensor, faces: Tensor, edges: MeshEdges) -> Contour:
@@ -235,7 +231,8 @@ def contour_edges(
         ValueError: A shape or index disagrees; the message names the argument.
     """
     require_shapes(vertices_pixel=(vertices_pixel, "B V 3"), face_index=(face_index, "B H W"))
-    if reach < 0:
+    require_indices("vertices_pixel", vertices_pixel, face_index=face_index)
+    if not reach >= 0:
         raise ValueError(f"reach must not be negative, got {reach}")
     return _select(vertices_pixel, faces, edges, face_index.to(torch.int32).contiguous(), reach)
 
@@ -250,6 +247,9 @@ def _select(
         edge_faces=(edges.face_index, "E 2"),
     )
     B, E, F = sizes["B"], sizes["E"], sizes["F"]
+    require_like("vertices_pixel", vertices_pixel)
+    indices = {"faces": faces, "edges": edges.vertex_index, "edge_faces": edges.face_index}
+    require_indices("vertices_pixel", vertices_pixel, **indices)
     require_range("edges", edges.vertex_index, 0, sizes["V"])
     require_range("edge_faces", edges.face_index, -1, F)
     vertices, faces = vertices_pixel.detach().contiguous(), triangles(faces, sizes["V"])
@@ -285,7 +285,20 @@ def contour_points(vertices_pixel: Tensor, contour: Contour) -> tuple[Tensor, Te
     Returns:
         Midpoints ``(u, v)`` [pixel] ``[E', 2]`` and unit normals pointing away from the mesh ``[E', 2]`` (zero where an
         edge projects to a point); plain torch, differentiable in ``vertices_pixel``.
+
+    Raises:
+        ValueError: A shape or index disagrees; the message names the argument.
     """
+    sizes = require_shapes(
+        vertices_pixel=(vertices_pixel, "B V 3"),
+        frame_index=(contour.frame_index, "E'"),
+        vertex_index=(contour.vertex_index, "E' 2"),
+    )
+    require_like("vertices_pixel", vertices_pixel)
+    indices = {"frame_index": contour.frame_index, "vertex_index": contour.vertex_index}
+    require_indices("vertices_pixel", vertices_pixel, **indices)
+    require_range("frame_index", contour.frame_index, 0, sizes["B"])
+    require_range("vertex_index", contour.vertex_index, 0, sizes["V"])
     ends = vertices_pixel[contour.frame_index[:, None], contour.vertex_index, :2]
     along = ends[:, 1] - ends[:, 0]
     outward = torch.stack([-along[:, 1], along[:, 0]], -1)
@@ -330,14 +343,9 @@ def nearest_contour(
     )
     if not radius > 0:
         raise ValueError(f"radius must be positive, got {radius}")
-    dtype = queries.dtype
-    for name, tensor in (
-        ("query_direction", query_direction),
-        ("midpoints", midpoints),
-        ("edge_direction", edge_direction),
-    ):
-        if tensor.dtype != dtype:
-            raise ValueError(f"{name} must be {dtype} like queries, got {tensor.dtype}")
+    others = {"query_direction": query_direction, "midpoints": midpoints, "edge_direction": edge_direction}
+    require_like("queries", queries, **others)
+    require_indices("queries", queries, query_frame=query_frame, edge_frame=edge_frame)
     nearest = torch.full((sizes["Q"],), -1, dtype=torch.int32, device=queries.device)
     if 0 in (sizes["Q"], sizes["E'"]):
         return nearest.long()

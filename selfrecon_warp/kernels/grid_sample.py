@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -10,22 +12,28 @@ from selfrecon_warp.kernels.interop import require_like
 from selfrecon_warp.kernels.trilinear import Levels, interpolate, interpolate_jacobian
 
 
-def _prepare(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Levels]:
+def prepare_volume(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Levels]:
     """Points, the volume as a table, and the one dense level that it is."""
     sizes = require_shapes(volume=(volume, "X Y Z C"), points=(points, "P 3"), lower=(lower, "3"), upper=(upper, "3"))
     require_like("points", points, volume=volume)
     if volume.numel() == 0:
         raise ValueError(f"volume must hold at least one voxel and one channel, got {list(volume.shape)}")
     resolution = [sizes[axis] for axis in "XYZ"]
+    nodes, counts, weights = _constants(tuple(resolution), points.dtype, points.device)
     lower, upper = (corner.detach().to(points) for corner in (lower, upper))
-    voxel = (upper - lower) / points.new_tensor(resolution)
-    level = Levels(
-        nodes=torch.tensor([[*resolution, 0, 0]], dtype=torch.int32, device=points.device),
-        origin=(lower + 0.5 * voxel)[None],
-        scale=voxel.reciprocal()[None],
-        weights=points.new_ones(1),
-    )
+    voxel = (upper - lower) / counts
+    level = Levels(nodes, origin=(lower + 0.5 * voxel)[None], scale=voxel.reciprocal()[None], weights=weights)
     return points, volume.reshape(-1, sizes["C"]), level
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    resolution: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes of the one level, voxels along each axis, and the level's weight: kept, for the device is far."""
+    nodes = torch.tensor([[*resolution, 0, 0]], dtype=torch.int32, device=device)
+    counts = torch.tensor(resolution, dtype=dtype, device=device)
+    return nodes, counts, torch.ones(1, dtype=dtype, device=device)
 
 
 def grid_sample(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -46,7 +54,7 @@ def grid_sample(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) ->
     Raises:
         ValueError: A shape, dtype or device disagrees; the message names the argument.
     """
-    points, table, level = _prepare(volume, points, lower, upper)
+    points, table, level = prepare_volume(volume, points, lower, upper)
     return interpolate(points, table, level)
 
 
@@ -66,5 +74,5 @@ def grid_sample_jacobian(volume: Tensor, points: Tensor, lower: Tensor, upper: T
     Raises:
         ValueError: A shape, dtype or device disagrees; the message names the argument.
     """
-    points, table, level = _prepare(volume, points, lower, upper)
+    points, table, level = prepare_volume(volume, points, lower, upper)
     return interpolate_jacobian(points, table, level)

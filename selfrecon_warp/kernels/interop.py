@@ -13,6 +13,7 @@ from torch import Tensor
 SCALAR = {torch.float32: wp.float32, torch.float64: wp.float64}
 VEC2 = {torch.float32: wp.vec2f, torch.float64: wp.vec2d}
 VEC3 = {torch.float32: wp.vec3f, torch.float64: wp.vec3d}
+VEC4 = {torch.float32: wp.vec4f, torch.float64: wp.vec4d}
 MAT33 = {torch.float32: wp.mat33f, torch.float64: wp.mat33d}
 LANE = {
     width: {
@@ -21,9 +22,15 @@ LANE = {
     }
     for width in (1, 2, 4, 8)
 }
+MAT34 = {
+    torch.float32: wp.types.matrix((3, 4), wp.float32),
+    torch.float64: wp.types.matrix((3, 4), wp.float64),
+}
 MAT44 = {torch.float32: wp.mat44f, torch.float64: wp.mat44d}
 
 
+CPU_FLAGS = "-march=native -ffp-contract=fast"
+"""Module option of arithmetic-bound kernels: the default, and a product and a sum may become one instruction."""
 SPLIT_GRAIN = 4096
 """Fewest rows a thread is given: below it, handing work over costs more than it saves."""
 
@@ -44,7 +51,14 @@ def launch(
 
 
 def launch_split(
-    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[Any], *, axis: int = 0
+    kernel: Any,
+    like: Tensor,
+    dim: tuple[int, ...],
+    inputs: list[Any],
+    outputs: list[Any],
+    *,
+    axis: int = 0,
+    grain: int = SPLIT_GRAIN,
 ) -> None:
     """Launch a kernel that writes each output entry from one thread only; on the CPU several threads share the rows.
 
@@ -60,25 +74,49 @@ def launch_split(
         inputs: All inputs but the first.
         outputs: Outputs.
         axis: Dimension whose rows are shared out.
+        grain: Fewest rows a thread is given.
     """
     rows = dim[axis]
-    threads = 1 if like.is_cuda else min(torch.get_num_threads(), -(-rows // SPLIT_GRAIN))
+    threads = split_parts(like, rows, grain)
     if threads <= 1:
         launch(kernel, like, dim, [0, *inputs], outputs)
         return
     if kernel.is_generic:
         kernel = _specialised(kernel, [0, *inputs, *outputs])
-    kernel.module.load(wp.device_from_torch(like.device))  # once: two threads must not compile one module
+    device = wp.device_from_torch(like.device)
     bounds = [rows * k // threads for k in range(threads + 1)]
 
-    def part(k: int) -> None:
+    def part(k: int) -> Any:
         share = (*dim[:axis], bounds[k + 1] - bounds[k], *dim[axis + 1 :])
-        launch(kernel, like, share, [bounds[k], *inputs], outputs)
+        arguments = [bounds[k], *inputs]
+        return wp.launch(kernel, share, arguments, outputs, device=device, record_tape=False, record_cmd=True)
 
-    others = [_threads(threads - 1).submit(part, k) for k in range(1, threads)]
-    part(0)
+    parts = [part(k) for k in range(threads)]  # recorded by one thread: two must not resolve types or compile at once
+    others = [_threads(threads - 1).submit(each.launch) for each in parts[1:]]
+    parts[0].launch()
     for other in others:
         other.result()
+
+
+def split_parts(like: Tensor, rows: int, grain: int = SPLIT_GRAIN) -> int:
+    """Number of threads that :func:`launch_split` shares ``rows`` among: at least 1, and 1 on a GPU.
+
+    A kernel that scatters can be split as well, over parts of its rows that each write a buffer of their own:
+    launch it over ``(parts, rows of a part)`` with ``grain=1``, then reduce the buffers.
+    """
+    return 1 if like.is_cuda else max(1, min(torch.get_num_threads(), -(-rows // grain)))
+
+
+def cleared(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros on the device of ``like``, and of its dtype unless another is given.
+
+    Memory is set by one thread: a fill that torch shares out leaves its workers spinning on the cores that the next
+    :func:`launch_split` needs.
+    """
+    tensor = torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+    if tensor.numel():
+        wp.from_torch(tensor.view(-1).view(torch.uint8)).zero_()
+    return tensor
 
 
 @cache
@@ -98,7 +136,8 @@ def _specialised(kernel: Any, arguments: list[Any]) -> Any:
         names = "_".join(dict.fromkeys(_type_name(each) for each in types))
         module = wp.get_module(f"{kernel.module.name}.{kernel.key}.{names}")
         wp.set_module_options(dict(kernel.module.options), module)
-        specialised = module.kernels.get(kernel.key) or wp.kernel(kernel.func, module=module)
+        generic = module.kernels.get(kernel.key) or wp.kernel(kernel.func, module=module, **kernel.options)
+        specialised = generic.add_overload(generic.infer_argument_types(arguments))
         _SPECIALISED[kernel, types] = specialised
     return specialised
 
@@ -126,6 +165,11 @@ def ints(tensor: Tensor | None) -> Any:
     return _view(tensor, {torch.int32: wp.int32, torch.int64: wp.int64})
 
 
+def bools(tensor: Tensor | None) -> Any:
+    """View ``[...]`` booleans as Warp booleans."""
+    return _view(tensor, {torch.bool: wp.bool})
+
+
 def vec2s(tensor: Tensor | None) -> Any:
     """View ``[..., 2]`` as Warp vectors."""
     return _view(tensor, VEC2)
@@ -136,9 +180,24 @@ def vec3s(tensor: Tensor | None) -> Any:
     return _view(tensor, VEC3)
 
 
+def vec3is(tensor: Tensor | None) -> Any:
+    """View ``[..., 3]`` int32 as Warp vectors."""
+    return _view(tensor, {torch.int32: wp.vec3i})
+
+
+def vec4s(tensor: Tensor | None) -> Any:
+    """View ``[..., 4]`` as Warp vectors."""
+    return _view(tensor, VEC4)
+
+
 def mat33s(tensor: Tensor | None) -> Any:
     """View ``[..., 3, 3]`` as Warp matrices."""
     return _view(tensor, MAT33)
+
+
+def mat34s(tensor: Tensor | None) -> Any:
+    """View ``[..., 3, 4]`` as Warp matrices."""
+    return _view(tensor, MAT34)
 
 
 def mat44s(tensor: Tensor | None) -> Any:
@@ -166,3 +225,18 @@ def require_like(name: str, tensor: Tensor, **others: Tensor) -> None:
         if (other.dtype, other.device) != (tensor.dtype, tensor.device):
             expected, found = f"{tensor.dtype} on {tensor.device}", f"{other.dtype} on {other.device}"
             raise ValueError(f"{other_name} must be {expected} like {name}, got {found}; convert it with .to({name})")
+
+
+def require_indices(like_name: str, like: Tensor, **indices: Tensor) -> None:
+    """Check that index tensors hold int32 or int64 and lie on the device of ``like``.
+
+    Raises:
+        ValueError: One does not; the message names the argument.
+    """
+    for name, index in indices.items():
+        if index.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{name} must be int32 or int64, got {index.dtype}; convert it with .int()")
+        if index.device != like.device:
+            raise ValueError(
+                f"{name} must be on {like.device} like {like_name}, got {index.device}; move it with .to()"
+            )

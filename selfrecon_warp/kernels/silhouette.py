@@ -1,22 +1,27 @@
-"""A rendered mask whose border moves smoothly with the mesh.
+"""A rendered mask whose border moves smoothly with the mesh, three ways.
 
-Between two neighbouring pixels of which only one shows the mesh, a silhouette edge crosses the line that joins their
-centres. Where it crosses, at the fraction ``t`` on the way from the covered to the free pixel, tells how far coverage
-reaches: the free pixel gains ``t - 1/2`` when the edge passes beyond the midpoint, the covered one loses ``1/2 - t``
-otherwise. That is the antialiasing of Laine et al. 2020 ("Modular Primitives for High-Performance Differentiable
+* :func:`antialiased_silhouette` moves coverage over the pixels next to the border. Its value is the covered area, its
+  cost follows the border's length.
+* :func:`blended_silhouette` makes faces fade over a radius and blends them as independent probabilities. It reaches as
+  far as the radius and costs as much as the area that the faces cover together, each widened by the radius.
+* :func:`splatted_silhouette` draws the vertices as discs and composites them front to back.
+
+Antialiasing. Between two neighbouring pixels of which only one shows the mesh, a silhouette edge crosses the line that
+joins their centres. Where it crosses, at the fraction ``t`` on the way from the covered to the free pixel, tells how
+far coverage reaches: the free pixel gains ``t - 1/2`` when the edge passes beyond the midpoint, the covered one loses
+``1/2 - t`` otherwise. That is the method of Laine et al. 2020 ("Modular Primitives for High-Performance Differentiable
 Rendering", section 3.4), with two changes that meshes as fine as the pixels need. Silhouette edges come from the mesh
 and not from the face seen by a pixel, which often lies a face or two inside. And horizontal and vertical pairs are
 weighted by the squared components of the edge's normal instead of choosing one of them, which leaves no jump where an
-outline passes 45 degrees.
+outline passes 45 degrees. Every row of a shape with upright sides sums to its exact width, every column of one with
+level sides to its height.
 
-Every row of a shape with upright sides sums to its exact width, every column of one with level sides to its height.
-The work besides one pass over the image grows with the length of the silhouette.
-
-Picture conventions are those of ``kernels/rasterize.py``.
+Picture conventions, and which faces are drawn at all, are those of ``kernels/rasterize.py``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,7 +31,11 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.contour import MeshEdges, mesh_edges, silhouette_edges
-from selfrecon_warp.kernels.interop import ints, launch, scalars, vec3s
+from selfrecon_warp.kernels.face_tiles import require_radius
+from selfrecon_warp.kernels.interop import ints, launch, require_indices, require_like, scalars, vec3s
+from selfrecon_warp.kernels.rasterize import require_range, require_sizes, triangles, visible_faces
+from selfrecon_warp.kernels.silhouette_blend import BlendFaces
+from selfrecon_warp.kernels.splat import composite_alpha, splat_lists
 
 TOLERANCE = 1e-3
 """A crossing this far beyond a pixel centre still counts between the pixels [pixel]: rounding may place it there."""
@@ -83,7 +92,7 @@ def find_crossings_kernel(
 
 
 @wp.kernel(module="unique")
-def blend_kernel(
+def move_border_kernel(
     vertices: wp.array2d[Any],  # [B, V] vec3
     ends: wp.array2d[wp.int32],  # [K, 2]
     pairs: wp.array2d[wp.int32],  # [K, 4] frame, row and column of the first pixel, axis
@@ -115,12 +124,12 @@ def blend_kernel(
         wp.atomic_add(mask, b, row, column, weight * reach)
 
 
-class _Blend(torch.autograd.Function):
+class _MoveBorder(torch.autograd.Function):
     @staticmethod
     def forward(ctx, vertices, ends, pairs, face_index):
         mask = (face_index >= 0).to(vertices.dtype)
         inputs = [vec3s(vertices), ints(ends), ints(pairs), ints(face_index)]
-        launch(blend_kernel, vertices, (len(pairs),), inputs, [scalars(mask)])
+        launch(move_border_kernel, vertices, (len(pairs),), inputs, [scalars(mask)])
         ctx.save_for_backward(vertices, ends, pairs, face_index)
         return mask
 
@@ -130,7 +139,7 @@ class _Blend(torch.autograd.Function):
         vertices, ends, pairs, face_index = ctx.saved_tensors
         grad, grad_mask = torch.zeros_like(vertices), grad_mask.contiguous()
         launch(
-            blend_kernel,
+            move_border_kernel,
             vertices,
             (len(pairs),),
             [vec3s(vertices), ints(ends), ints(pairs), ints(face_index)],
@@ -142,15 +151,23 @@ class _Blend(torch.autograd.Function):
         return grad, None, None, None
 
 
-def soft_silhouette(
-    vertices_pixel: Tensor, faces: Tensor, face_index: Tensor, edges: MeshEdges | None = None
+def antialiased_silhouette(
+    vertices_pixel: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    *,
+    face_index: Tensor | None = None,
+    edges: MeshEdges | None = None,
 ) -> Tensor:
-    """Antialiased mask of the rendered mesh.
+    """Mask of the mesh with an antialiased border.
 
     Args:
         vertices_pixel: Projected vertices ``(u, v, z)`` [pixel, pixel, m], ``[B, V, 3]``.
         faces: Vertex indices, ``[F, 3]``, int32 or int64.
-        face_index: Face seen by each pixel (see ``visible_faces``), ``[B, H, W]``, -1 where none.
+        height: Rows of the image.
+        width: Columns of the image.
+        face_index: What ``visible_faces`` returned for these inputs, ``[B, H, W]``; drawn here when absent.
         edges: What ``mesh_edges`` returned for these faces; computed here when absent, which costs more than the rest.
 
     Returns:
@@ -162,12 +179,104 @@ def soft_silhouette(
 
     Source: Laine et al. 2020, section 3.4, changed as the module's docstring tells.
     """
-    require_shapes(vertices_pixel=(vertices_pixel, "B V 3"), faces=(faces, "F 3"), face_index=(face_index, "B H W"))
+    require_shapes(vertices_pixel=(vertices_pixel, "B V 3"), faces=(faces, "F 3"))
+    require_like("vertices_pixel", vertices_pixel)
+    if face_index is None:
+        face_index = visible_faces(vertices_pixel, faces, height, width)
+    require_sizes(height=height, width=width)
+    require_indices("vertices_pixel", vertices_pixel, face_index=face_index)
+    expected = (len(vertices_pixel), height, width)
+    if face_index.shape != expected:
+        raise ValueError(f"face_index must have shape {list(expected)}, got {list(face_index.shape)}")
     vertices, face_index = vertices_pixel.contiguous(), face_index.to(torch.int32).contiguous()
     contour = silhouette_edges(vertices, faces, mesh_edges(faces) if edges is None else edges)
     ends, pairs = _border_pairs(vertices.detach(), contour.frame_index, contour.vertex_index, face_index)
-    mask: Tensor = _Blend.apply(vertices, ends, pairs, face_index)
+    mask: Tensor = _MoveBorder.apply(vertices, ends, pairs, face_index)
     return mask.clamp(0, 1)
+
+
+def blended_silhouette(
+    vertices_pixel: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    *,
+    sigma: float,
+    blur_radius: float,
+    faces_per_pixel: int | None = None,
+) -> Tensor:
+    """Mask of the mesh as the probability that any face covers a pixel: ``1 - prod(1 - sigmoid(-d / sigma))``.
+
+    With the nearest ``K`` faces this is PyTorch3D's ``sigmoid_alpha_blend`` of fragments with perspective-correct,
+    clipped barycentrics; its sigma is ours times ``(2 / min(H, W))`` squared.
+
+    Args:
+        vertices_pixel: Projected vertices ``(u, v, z)`` [pixel, pixel, m], ``[B, V, 3]``.
+        faces: Vertex indices, ``[F, 3]``, int32 or int64.
+        height: Rows of the image.
+        width: Columns of the image.
+        sigma: Squared distance over which a face fades [pixel^2].
+        blur_radius: How far outside its border a face counts [pixel]; ``sqrt(9.2 sigma)`` cuts where its probability
+            is 1e-4.
+        faces_per_pixel: The nearest faces that count, ``K``; all when absent, without a list of them.
+
+    Returns:
+        Coverage in [0, 1], ``[B, H, W]``; differentiable once in ``vertices_pixel``, whose depths get no gradient. A
+        pixel that less than 1e-12 of the light passes is covered and has no gradient.
+
+    Raises:
+        ValueError: A shape, index or size disagrees; the message names the argument.
+
+    Source: Soft Rasterizer (Liu et al. 2019); PyTorch3D (Ravi et al. 2020).
+    """
+    V = require_shapes(vertices_pixel=(vertices_pixel, "B V 3"), faces=(faces, "F 3"))["V"]
+    require_like("vertices_pixel", vertices_pixel)
+    require_sizes(height=height, width=width)
+    require_radius("blur_radius", blur_radius)
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be a finite number of square pixels above 0, got {sigma}")
+    if faces_per_pixel is not None:
+        require_sizes(faces_per_pixel=faces_per_pixel)
+    vertices, faces = vertices_pixel.contiguous(), triangles(faces, V, vertices_pixel.device)
+    if 0 in (len(vertices), len(faces)):
+        return vertices.new_zeros(len(vertices), height, width) + 0 * vertices.sum()
+    return 1 - BlendFaces.apply(vertices, faces, height, width, float(blur_radius), float(sigma), faces_per_pixel)
+
+
+def splatted_silhouette(
+    vertices_pixel: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    *,
+    radius: float,
+    points_per_pixel: int = 50,
+) -> Tensor:
+    """Mask of the vertices drawn as discs, each of opacity ``1 - d^2 / radius^2``, composited front to back.
+
+    Args:
+        vertices_pixel: Projected vertices ``(u, v, z)`` [pixel, pixel, m], ``[B, V, 3]``.
+        faces: Vertex indices, ``[F, 3]``; only checked, so that all silhouettes are called alike.
+        height: Rows of the image.
+        width: Columns of the image.
+        radius: Radius of the discs [pixel]; larger than the spacing of the vertices, or the mask has holes.
+        points_per_pixel: The nearest discs that count.
+
+    Returns:
+        Coverage in [0, 1], ``[B, H, W]``; differentiable once in ``vertices_pixel``, whose depths get no gradient.
+
+    Raises:
+        ValueError: A shape, index or size disagrees; the message names the argument.
+
+    Source: SelfRecon (Jiang et al. 2022), mask loss; SynSin (Wiles et al. 2020).
+    """
+    V = require_shapes(vertices_pixel=(vertices_pixel, "B V 3"), faces=(faces, "F 3"))["V"]
+    require_like("vertices_pixel", vertices_pixel)
+    require_indices("vertices_pixel", vertices_pixel, faces=faces)
+    require_range("faces", faces, 0, V)
+    lists = splat_lists(vertices_pixel, radius, height, width, points_per_pixel)
+    alphas = 1 - lists.distance / radius**2
+    return composite_alpha(alphas, lists.point_index, alphas.new_ones(V, 1), lists.ends)[..., 0]
 
 
 def _border_pairs(vertices: Tensor, frame: Tensor, vertex_index: Tensor, face_index: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,53 +1,35 @@
 """Signed distances on a lattice, asked for only where the surface passes.
 
 Nodes, cells and borders are as `selfrecon_warp.kernels.lattice` says. Bookkeeping never sweeps the lattice: nodes and
-cells are claimed once each and kept in lists, so its cost follows the surface.
+cells are claimed once each and kept in lists, so its cost follows the surface. An evaluation is of one lattice; where
+the surfaces of a batch are wanted, each asks for other nodes, so a loop over them loses nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import ints, launch, scalars, vec3s
-from selfrecon_warp.kernels.lattice import (
-    CAP,
-    CAPPED,
-    CELLS,
-    CROSSING,
-    NEAR,
-    NODES,
-    claim_children_kernel,
-    claim_conflicts_kernel,
-    claim_crossing_children_kernel,
-    claim_descent_kernel,
-    claim_nodes_kernel,
-    claim_seeds_kernel,
-    classify_cells_kernel,
-    fill_rows_kernel,
-    interpolate_nodes_kernel,
-    node_points_kernel,
-    smallest_spacing,
-    store_values_kernel,
-)
+from selfrecon_warp.kernels.grid_search import Search
+from selfrecon_warp.kernels.interop import ints, launch_split, require_like, scalars
+from selfrecon_warp.kernels.lattice import fill_rows_kernel, lazy_zeros, rounded, smallest_spacing
 
 Sdf = Callable[[Tensor], Tensor]
 Mode = Literal["lossless", "fast", "dense"]
-
-WALK = 4
-"""Cells a warm start walks towards a surface that has left its seeds."""
 
 
 class GridWorkspace:
     """Buffers of one lattice, reusable from one evaluation to the next so that nothing is allocated or cleared.
 
-    A `SparseGrid` evaluated in a workspace holds the workspace's ``values``: it is overwritten by the next evaluation.
+    A `SparseGrid` evaluated in a workspace holds the workspace's ``values``: the next evaluation overwrites them. On
+    the CPU, memory is taken up where the surface passes and not elsewhere.
 
     Args:
         resolution: Nodes along x, y, z; at least two each.
@@ -61,20 +43,19 @@ class GridWorkspace:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        X, Y, Z = resolution
-        if min(resolution) < 2 or 3 * X * Y * Z >= 2**31:
+        if len(resolution) != 3 or min(resolution) < 2 or 3 * math.prod(resolution) >= 2**31:
             raise ValueError(
-                f"resolution must have 2 or more nodes an axis and fewer than 715 million, got {resolution}"
+                f"resolution must have 2 or more nodes an axis and fewer than 715 million, got {tuple(resolution)}"
             )
-        self.resolution = (int(X), int(Y), int(Z))
-        self.values = torch.zeros(self.resolution, device=device, dtype=dtype)
-        self.node_stamps = torch.zeros(self.resolution, device=device, dtype=torch.int32)
-        self.cell_stamps = torch.zeros_like(self.node_stamps)
+        X, Y, Z = self.resolution = tuple(int(n) for n in resolution)
+        self.values = lazy_zeros(self.resolution, device, dtype)
+        self.node_stamps = lazy_zeros(self.resolution, device, torch.int32)
+        self.cell_stamps = lazy_zeros(self.resolution, device, torch.int32)
         self.nodes = torch.empty(X * Y * Z, device=device, dtype=torch.int32)
         self.cells = torch.empty_like(self.nodes)
         self.kinds = torch.empty_like(self.nodes)
-        self.epoch = 0
-        """Last stamp given out; every evaluation and every level of one takes a fresh one."""
+        self.epoch = self.evaluation = 0
+        """Last stamp given out, every evaluation and every level of one taking a fresh one; that of the evaluation."""
 
     def next_epoch(self) -> int:
         """A stamp no earlier evaluation or level has used."""
@@ -111,19 +92,39 @@ class SparseGrid:
     """Batches it was asked in."""
     capped: int
     """Border nodes forced outside; above zero the surface left the box and is cut there."""
+    workspace: GridWorkspace | None = field(default=None, repr=False)
+    """Where ``values`` and ``stamps`` live; ``None`` where they are the grid's own."""
 
     @property
     def evaluated(self) -> Tensor:
-        """Mask of the nodes that were evaluated, ``[X, Y, Z]``."""
+        """Mask of the nodes that were evaluated, ``[X, Y, Z]``.
+
+        Raises:
+            RuntimeError: The workspace has been used for another evaluation since.
+        """
+        self._require_current()
         return self.stamps == self.epoch
 
     def dense(self) -> Tensor:
-        """Values with every other node filled by the last evaluated one before it along z, which has its sign."""
+        """Values with every other node filled by the last evaluated one before it along z, which has its sign.
+
+        Raises:
+            RuntimeError: The workspace has been used for another evaluation since.
+        """
+        self._require_current()
         filled = torch.empty_like(self.values)
-        outside = self.values.new_tensor([self.level + smallest_spacing(self.lower, self.upper, self.values.shape)])
-        inputs = [scalars(self.values), ints(self.stamps), self.epoch, scalars(outside)]
-        launch(fill_rows_kernel, self.values, tuple(self.values.shape[:2]), inputs, [scalars(filled)])
+        outside = self.level + smallest_spacing(self.lower, self.upper, self.values.shape)
+        rows = self.values.flatten(0, 1)
+        inputs = [scalars(rows), ints(self.stamps.flatten(0, 1)), self.epoch, wp.float64(outside)]
+        launch_split(fill_rows_kernel, rows, (len(rows),), inputs, [scalars(filled.flatten(0, 1))])
         return filled
+
+    def _require_current(self) -> None:
+        if self.workspace is not None and self.workspace.evaluation != self.epoch:
+            raise RuntimeError(
+                "the grid's workspace has been used for another evaluation since: read the grid before that, or "
+                "evaluate in a workspace of its own"
+            )
 
 
 def evaluate_sparse(
@@ -138,7 +139,7 @@ def evaluate_sparse(
     guard: float = 1.0,
     guard_stride: int = 8,
     seeds: Tensor | None = None,
-    chunk: int = 1 << 17,
+    chunk: int = 1 << 16,
     workspace: GridWorkspace | None = None,
 ) -> SparseGrid:
     """Evaluate a signed distance on a lattice, coarse to fine, only where its surface passes.
@@ -152,7 +153,7 @@ def evaluate_sparse(
     ``"fast"`` does the same down to stride 2 and interpolates the last level: a third of the queries, half the detail,
     as many triangles. ``"dense"`` asks for every node.
 
-    With ``seeds`` only the finest stride is used: continuation starts from their cells and walks up to `WALK` cells
+    With ``seeds`` only the finest stride is used: continuation starts from their cells and walks up to four cells
     towards a surface that has moved on. A new separate piece is not found: evaluate without seeds now and then. When no
     seed leads to a surface the evaluation starts over without them.
 
@@ -182,11 +183,22 @@ def evaluate_sparse(
     Source: coarse-to-fine evaluation as in SelfRecon (Jiang et al. 2022) and MonoPort (Li et al. 2020); continuation
     after Wyvill et al. 1986.
     """
-    require_shapes(lower=(lower, "3"), upper=(upper, "3"), **({} if seeds is None else {"seeds": (seeds, "P 3")}))
-    if not bool((upper > lower).all()):
+    require_shapes(lower=(lower, "3"), upper=(upper, "3"))
+    require_like("lower", lower, upper=upper)
+    lower, upper = lower.detach(), upper.detach()
+    if seeds is not None:
+        require_shapes(seeds=(seeds, "P 3"))
+        require_like("lower", lower, seeds=seeds)
+    if not bool((upper > lower).all() and (upper - lower).isfinite().all()):
         raise ValueError(f"upper must exceed lower on every axis, got {upper.tolist()} and {lower.tolist()}")
+    if not math.isfinite(level):
+        raise ValueError(f"level must be finite, got {level}")
     if coarsest_stride < 1 or coarsest_stride & (coarsest_stride - 1):
         raise ValueError(f"coarsest_stride must be a power of two, got {coarsest_stride}")
+    if not guard >= 0:
+        raise ValueError(f"guard must be 0 or more, got {guard}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
     if mode not in ("lossless", "fast", "dense"):
         raise ValueError(f"mode must be 'lossless', 'fast' or 'dense', got {mode!r}")
     if workspace is None:
@@ -197,167 +209,17 @@ def evaluate_sparse(
             f"workspace must be of resolution {tuple(resolution)}, {lower.device} and {lower.dtype}, "
             f"got {workspace.resolution}, {values.device} and {values.dtype}"
         )
-    search = _Search(sdf, lower.detach(), upper.detach(), level, workspace, chunk)
-    if mode == "dense":
-        coarsest_stride = 1
+    level = rounded(level, lower.dtype)
+    search = Search(sdf, lower, upper, level, workspace, chunk)
     while coarsest_stride > 1 and 3 * coarsest_stride > min(resolution) - 1:
         coarsest_stride //= 2
-    cells = search.continue_from(seeds.detach()) if seeds is not None and mode != "dense" else None
-    if cells is None or len(cells) == 0:
-        cells = search.descend(coarsest_stride, mode == "fast", guard, guard_stride)
+    if mode == "dense":
+        cells = search.ask_everywhere()
+    else:
+        cells = search.continue_from(seeds.detach()) if seeds is not None else lower.new_empty(0)
+        if len(cells) == 0:
+            cells = search.descend(coarsest_stride, mode == "fast", guard, guard_stride)
     return SparseGrid(
-        values, workspace.node_stamps, search.epoch, cells.sort().values, search.lower, search.upper, level,
-        search.queries, search.calls, search.count(CAPPED),
+        values, workspace.node_stamps, search.epoch, cells, lower, upper, level,
+        search.queries, search.calls, int(search.capped), workspace,
     )  # fmt: skip
-
-
-class _Search:
-    """One evaluation in progress: which nodes and cells are claimed, and what was asked."""
-
-    def __init__(
-        self, sdf: Sdf, lower: Tensor, upper: Tensor, level: float, workspace: GridWorkspace, chunk: int
-    ) -> None:
-        self.sdf, self.lower, self.upper, self.level = sdf, lower, upper, level
-        self.workspace, self.chunk = workspace, chunk
-        self.shape = wp.vec3i(*workspace.resolution)
-        self.spacing = (upper - lower) / (torch.tensor(workspace.resolution, device=lower.device) - 1)
-        self.frame = torch.stack([lower, self.spacing]).to(lower.dtype)
-        self.cap = lower.new_tensor([level + CAP * smallest_spacing(lower, upper, workspace.resolution)])
-        self.epoch = workspace.next_epoch()
-        self.counters = torch.zeros(3, dtype=torch.int32, device=lower.device)
-        self.queries = self.calls = 0
-        self.values = scalars(workspace.values.view(-1))
-        self.node_stamps = ints(workspace.node_stamps.view(-1))
-        self.claims = [ints(workspace.cell_stamps.view(-1)), ints(workspace.cells), ints(self.counters)]
-
-    def count(self, which: int) -> int:
-        return int(self.counters[which])
-
-    def begin_level(self) -> None:
-        """Forget the cells claimed so far; nodes stay."""
-        self.cell_epoch = self.workspace.next_epoch()
-        self.counters[:CAPPED] = 0
-
-    def descend(self, stride: int, fast: bool, guard: float, guard_stride: int) -> Tensor:
-        """Crossed cells of stride 1, from every node of the given stride down."""
-        half_diagonal = 0.5 * float(torch.linalg.vector_norm(self.spacing))
-
-        def reach(stride: int) -> float:
-            return guard * half_diagonal * stride if stride >= guard_stride else 0.0
-
-        self.begin_level()
-        axes = [torch.arange(0, n - 1, stride, device=self.lower.device) for n in self.workspace.resolution]
-        ends = [torch.cat([a, a.new_tensor([n - 1])]) for a, n in zip(axes, self.workspace.resolution, strict=True)]
-        self.query(self.flat_ids(ends))
-        cells = self.flat_ids(axes)
-        self.workspace.cells[: len(cells)] = cells
-        self.counters[CELLS] = len(cells)
-        self.classify(0, len(cells), stride, reach(stride), expand=False)
-        while stride > 1:
-            kinds = self.workspace.kinds[: self.count(CELLS)]
-            cells = self.workspace.cells[: len(kinds)]
-            crossing, near = cells[kinds == CROSSING], cells[kinds == NEAR]
-            stride //= 2
-            self.begin_level()
-            if fast and stride == 1:
-                self.claim(claim_children_kernel, len(crossing), ints(crossing), stride)
-                self.interpolate()
-            else:
-                self.claim(claim_children_kernel, len(near), ints(near), stride)
-                self.settle(stride, reach(stride), crossing)
-        return self.crossing()
-
-    def continue_from(self, seeds: Tensor) -> Tensor:
-        """Crossed cells of stride 1 reached from the cells of some points."""
-        self.begin_level()
-        self.claim(claim_seeds_kernel, len(seeds), vec3s(seeds.to(self.frame).contiguous()), vec3s(self.frame))
-        end = self.settle(1)
-        for _ in range(WALK):
-            self.claim(claim_descent_kernel, end, self.values, ints(self.workspace.kinds), wp.float64(self.level))
-            end = self.settle(1, start=end)
-        return self.crossing()
-
-    def settle(self, stride: int, reach: float = 0.0, parents: Tensor | None = None, start: int = 0) -> int:
-        """Evaluate the claimed cells from ``start`` on, and all that follow from them, until nothing new is claimed.
-
-        Without ``parents`` only continuation claims cells; with them their predicted children are claimed too, and the
-        cells around every node whose prediction was wrong. Returns the number of cells.
-        """
-        level = wp.float64(self.level)
-        if parents is not None:
-            self.claim(claim_crossing_children_kernel, len(parents), ints(parents), self.values, stride, level)
-        while True:
-            end = self.count(CELLS)
-            if end == start:
-                return end
-            nodes = self.evaluate(start, end, stride)
-            self.classify(start, end, stride, reach, expand=True)
-            if parents is not None:
-                inputs = [ints(nodes), self.values, self.node_stamps, self.epoch, stride, level]
-                self.claim(claim_conflicts_kernel, len(nodes), *inputs)
-            start = end
-
-    def claim(self, kernel: Any, count: int, *inputs: Any) -> None:
-        """Launch a kernel that claims cells of this level."""
-        launch(kernel, self.lower, (count,), [*inputs, self.cell_epoch, self.shape], self.claims)
-
-    def evaluate(self, start: int, end: int, stride: int) -> Tensor:
-        """Ask for the corners of some claimed cells that are not known yet; returns them."""
-        nodes = self.corners(start, end, stride)
-        nodes = nodes.sort().values if nodes.is_cuda else nodes
-        self.query(nodes)
-        return nodes
-
-    def interpolate(self) -> None:
-        """Give the unknown corners of the claimed cells of stride 1 the mean of their neighbours of stride 2."""
-        end = self.count(CELLS)
-        nodes = self.corners(0, end, 1)
-        launch(interpolate_nodes_kernel, nodes, (len(nodes),), [ints(nodes), self.shape], [self.values])
-        self.classify(0, end, 1, 0.0, expand=False)
-
-    def corners(self, start: int, end: int, stride: int) -> Tensor:
-        """Claim the corners of some claimed cells that are not known yet."""
-        inputs = [self.claims[1], start, stride, self.epoch, self.shape]
-        outputs = [self.node_stamps, ints(self.workspace.nodes), self.claims[2]]
-        launch(claim_nodes_kernel, self.lower, (end - start,), inputs, outputs)
-        nodes = self.workspace.nodes[: self.count(NODES)]
-        self.counters[NODES] = 0
-        return nodes
-
-    def query(self, nodes: Tensor) -> None:
-        """Ask the SDF for the values of some nodes and store them."""
-        if len(nodes) == 0:
-            return
-        points = self.lower.new_empty(len(nodes), 3)
-        dim = (len(nodes),)
-        launch(node_points_kernel, points, dim, [ints(nodes), vec3s(self.frame), self.shape], [vec3s(points)])
-        with torch.no_grad():
-            values = torch.cat([self.sdf(part).reshape(-1) for part in points.split(self.chunk)]).to(points.dtype)
-        if len(values) != len(nodes):
-            raise ValueError(f"sdf must return one value a point, got {len(values)} for {len(nodes)} points")
-        if not bool(torch.isfinite(values).all()):
-            broken = int((~torch.isfinite(values)).sum())
-            raise ValueError(f"sdf must return finite values, got {broken} that are not among {len(nodes)}")
-        inputs = [ints(nodes), scalars(values.contiguous()), scalars(self.cap), wp.float64(self.level), self.epoch]
-        outputs = [self.values, self.node_stamps, self.claims[2]]
-        launch(store_values_kernel, points, dim, [*inputs, self.shape], outputs)
-        self.queries += len(nodes)
-        self.calls += -(-len(nodes) // self.chunk)
-
-    def classify(self, start: int, end: int, stride: int, reach: float, expand: bool) -> None:
-        """Tell what some evaluated cells are; claim the neighbours behind their sign-changing faces."""
-        inputs = [self.values, start, stride, self.cell_epoch, wp.float64(self.level), wp.float64(reach), int(expand)]
-        stamps, cells, counters = self.claims
-        outputs = [stamps, cells, ints(self.workspace.kinds), counters]
-        launch(classify_cells_kernel, self.lower, (end - start,), [*inputs, self.shape], outputs)
-
-    def crossing(self) -> Tensor:
-        """Claimed cells the surface crosses."""
-        count = self.count(CELLS)
-        return self.workspace.cells[:count][self.workspace.kinds[:count] == CROSSING]
-
-    def flat_ids(self, axes: list[Tensor]) -> Tensor:
-        """Ids of all nodes with the given coordinates along each axis."""
-        _, Y, Z = self.workspace.resolution
-        x, y, z = axes
-        return ((x[:, None, None] * Y + y[:, None]) * Z + z).reshape(-1).int()

@@ -1,14 +1,16 @@
 """Skinning weights of a body's vertices spread into a volume around it.
 
-Nearest vertices are found exactly. Voxels are grouped into blocks of four along each axis; with ``r`` the distance from
-a block's centre to its k-th nearest vertex and ``h`` the block's half diagonal, the k nearest vertices of every voxel
-in the block lie within ``r + 2 h`` of the centre. Each block lists those vertices once, so voxels far from the body
-cost no more than near ones and no search radius needs tuning.
+Nearest vertices are found exactly. Voxels are grouped into blocks; with ``r`` the distance from a block's centre to its
+k-th nearest vertex and ``h`` half the diagonal between its outermost voxel centres, the k nearest vertices of every
+voxel in the block lie within ``r + 2 h`` of the centre. Each block lists those vertices once, so voxels far from the
+body cost no more than near ones and no search radius needs tuning. Blocks of sixteen voxels along each axis look at all
+vertices; the blocks of four within them look at their lists alone, which hold the lists of all that lies within.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +18,14 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import SCALAR, ints, lanes, launch, require_like, scalars, vec3s
+from selfrecon_warp.kernels.interop import SCALAR, SPLIT_GRAIN, ints, lanes, launch_split, require_like, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False})
 
-BLOCK = wp.constant(4)
+EDGES = 16, 4
+"""Voxels along the edge of the outer and of the inner blocks."""
+BLOCK_GRAIN = 64
+"""Fewest blocks that a thread is given: each looks at hundreds of vertices or more."""
 VOXELS_AT_ONCE = 1 << 17
 NEAREST_DISTANCE = 1.0e-4
 FARTHEST_DISTANCE = 1.0
@@ -52,10 +57,16 @@ def voxel_centre(x: Any, y: Any, z: Any, lower: Any, voxel: Any):
 
 @wp.kernel
 def block_reach_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [V] vec3
     lower: Any,
     voxel: Any,
+    edge: int,
     blocks: wp.vec3i,
+    parent_edge: int,
+    parents: wp.vec3i,
+    parent_starts: wp.array[wp.int64],  # [parents + 1]
+    parent_candidates: wp.array[int],
     # scratch
     distances: wp.array2d[Any],  # [blocks, K]
     indices: wp.array2d[int],  # [blocks, K]
@@ -63,69 +74,84 @@ def block_reach_kernel(
     centres: wp.array[Any],  # [blocks] vec3
     near: wp.array[Any],  # [blocks] squared distance of the k-th vertex
     reach: wp.array[Any],  # [blocks] squared distance within which candidates lie
+    sources: wp.array[int],  # [blocks] parent whose candidates were looked at
     counts: wp.array[int],  # [blocks]
 ):
     """Find within what distance of a block's centre the nearest vertices of all its voxels lie."""
-    block = wp.tid()
-    half = lower.dtype(0.5)
-    edge = lower.dtype(BLOCK)
-    x = (lower.dtype(block // (blocks[1] * blocks[2])) + half) * edge
-    y = (lower.dtype((block // blocks[2]) % blocks[1]) + half) * edge
-    z = (lower.dtype(block % blocks[2]) + half) * edge
-    centre = voxel_centre(x, y, z, lower, voxel)
-    k = distances.shape[1]
+    block = first + wp.tid()
+    i = edge * (block // (blocks[1] * blocks[2]))
+    j = edge * ((block // blocks[2]) % blocks[1])
+    k = edge * (block % blocks[2])
+    half = lower.dtype(0.5) * lower.dtype(edge)
+    centre = voxel_centre(lower.dtype(i) + half, lower.dtype(j) + half, lower.dtype(k) + half, lower, voxel)
+    parent = ((i // parent_edge) * parents[1] + j // parent_edge) * parents[2] + k // parent_edge
+    nearest = distances.shape[1]
     found = int(0)  # noqa: UP018, RUF046 (a Warp variable, not a constant)
-    for v in range(vertices.shape[0]):
-        squared = wp.length_sq(vertices[v] - centre)
-        if found < k or squared < distances[block, k - 1]:
-            found = insert_nearest(squared, v, block, found, distances, indices)
-    farthest = wp.sqrt(distances[block, k - 1]) + (edge - lower.dtype(1.0)) * wp.length(voxel)
+    c = parent_starts[parent]
+    while c < parent_starts[parent + 1]:
+        squared = wp.length_sq(vertices[parent_candidates[c]] - centre)
+        if found < nearest or squared < distances[block, nearest - 1]:
+            found = insert_nearest(squared, parent_candidates[c], block, found, distances, indices)
+        c += wp.int64(1)
+    farthest = wp.sqrt(distances[block, nearest - 1]) + lower.dtype(edge - 1) * wp.length(voxel)
     limit = farthest * farthest * lower.dtype(1.00001)
     count = int(0)  # noqa: UP018, RUF046 (a Warp variable, not a constant)
-    for v in range(vertices.shape[0]):
-        if wp.length_sq(vertices[v] - centre) <= limit:
+    c = parent_starts[parent]
+    while c < parent_starts[parent + 1]:
+        if wp.length_sq(vertices[parent_candidates[c]] - centre) <= limit:
             count += 1
+        c += wp.int64(1)
     centres[block] = centre
-    near[block] = distances[block, k - 1]
+    near[block] = distances[block, nearest - 1]
     reach[block] = limit
+    sources[block] = parent
     counts[block] = count
 
 
 @wp.kernel
 def block_candidates_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [V] vec3
     centres: wp.array[Any],  # [blocks] vec3
     near: wp.array[Any],  # [blocks] squared distance of the k-th vertex
     reach: wp.array[Any],  # [blocks] squared distance within which candidates lie
+    sources: wp.array[int],  # [blocks]
+    parent_starts: wp.array[wp.int64],  # [parents + 1]
+    parent_candidates: wp.array[int],
     starts: wp.array[wp.int64],  # [blocks + 1]
     # outputs
     candidates: wp.array[int],  # the block's nearest vertices first, so that few later ones enter a voxel's list
 ):
     """List the vertices within a block's reach."""
-    block = wp.tid()
+    block = first + wp.tid()
     place = starts[block]
-    for v in range(vertices.shape[0]):
-        if wp.length_sq(vertices[v] - centres[block]) <= near[block]:
-            candidates[place] = v
-            place += wp.int64(1)
-    for v in range(vertices.shape[0]):
+    later = starts[block + 1]
+    c = parent_starts[sources[block]]
+    while c < parent_starts[sources[block] + 1]:
+        v = parent_candidates[c]
         squared = wp.length_sq(vertices[v] - centres[block])
-        if squared > near[block] and squared <= reach[block]:
+        if squared <= near[block]:
             candidates[place] = v
             place += wp.int64(1)
+        elif squared <= reach[block]:
+            later -= wp.int64(1)
+            candidates[later] = v
+        c += wp.int64(1)
 
 
 @wp.kernel
 def nearest_weights_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [V] vec3
     weights: wp.array2d[Any],  # [V, J / lane] lanes
     starts: wp.array[wp.int64],  # [blocks + 1]
     candidates: wp.array[int],
     lower: Any,
     voxel: Any,
+    edge: int,
     blocks: wp.vec3i,
     resolution: wp.vec3i,
-    first: int,
+    offset: int,
     nearest: Any,
     farthest: Any,
     # scratch
@@ -135,14 +161,14 @@ def nearest_weights_kernel(
     field: wp.array2d[Any],  # [X * Y * Z, J / lane] lanes
 ):
     """Average the weights of a voxel's nearest vertices by inverse distance."""
-    slot = wp.tid()
-    at = first + slot
+    slot = first + wp.tid()
+    at = offset + slot
     i = at // (resolution[1] * resolution[2])
     j = (at // resolution[2]) % resolution[1]
     k = at % resolution[2]
     half = type(nearest)(0.5)
     centre = voxel_centre(type(half)(i) + half, type(half)(j) + half, type(half)(k) + half, lower, voxel)
-    block = ((i // BLOCK) * blocks[1] + j // BLOCK) * blocks[2] + k // BLOCK
+    block = ((i // edge) * blocks[1] + j // edge) * blocks[2] + k // edge
     count = distances.shape[1]
     found = int(0)  # noqa: UP018, RUF046 (a Warp variable, not a constant)
     c = starts[block]
@@ -166,6 +192,7 @@ def nearest_weights_kernel(
 
 @wp.kernel
 def smooth_kernel(
+    first: wp.int32,
     field: wp.array4d[Any],  # [X, Y, Z, J / lane] lanes
     keep: Any,
     # outputs
@@ -173,7 +200,7 @@ def smooth_kernel(
 ):
     """One Jacobi pass over an interior voxel."""
     i, j, k = wp.tid()
-    x = i + 1
+    x = first + i + 1
     y = j + 1
     z = k + 1
     sixth = type(keep)(1.0) / type(keep)(6.0)
@@ -197,25 +224,14 @@ def _nearest_weights(
     vec3 = {torch.float32: wp.vec3f, torch.float64: wp.vec3d}[vertices.dtype]
     corner = vec3(*lower.tolist())
     voxel = vec3(*((upper - lower) / torch.tensor(resolution)).tolist())
-    block_counts = [-(-cells // BLOCK) for cells in resolution]
-    blocks = wp.vec3i(*block_counts)
-    block_total = block_counts[0] * block_counts[1] * block_counts[2]
-
-    centres = vertices.new_empty(block_total, 3)
-    near = vertices.new_empty(block_total)
-    reach = vertices.new_empty(block_total)
-    counts = torch.empty(block_total, dtype=torch.int32, device=vertices.device)
-    distances = vertices.new_empty(block_total, neighbours)
-    indices = torch.empty(block_total, neighbours, dtype=torch.int32, device=vertices.device)
-    inputs = [vec3s(vertices), corner, voxel, blocks, scalars(distances), ints(indices)]
-    outputs = [vec3s(centres), scalars(near), scalars(reach), ints(counts)]
-    launch(block_reach_kernel, vertices, (block_total,), inputs, outputs)
-
-    starts = torch.zeros(block_total + 1, dtype=torch.int64, device=vertices.device)
-    starts[1:] = counts.cumsum(0)
-    candidates = torch.empty(int(starts[-1]), dtype=torch.int32, device=vertices.device)
-    inputs = [vec3s(vertices), vec3s(centres), scalars(near), scalars(reach), ints(starts)]
-    launch(block_candidates_kernel, vertices, (block_total,), inputs, [ints(candidates)])
+    lists = _Lists(
+        edge=max(resolution),
+        counts=(1, 1, 1),
+        starts=torch.tensor([0, len(vertices)], device=vertices.device),
+        candidates=torch.arange(len(vertices), dtype=torch.int32, device=vertices.device),
+    )
+    for edge in EDGES:
+        lists = _candidates(vertices, corner, voxel, resolution, neighbours, edge, lists)
 
     voxels = resolution[0] * resolution[1] * resolution[2]
     joints = weights.shape[1]
@@ -224,12 +240,48 @@ def _nearest_weights(
     distances = vertices.new_empty(at_once, neighbours)
     indices = torch.empty(at_once, neighbours, dtype=torch.int32, device=vertices.device)
     scalar = SCALAR[vertices.dtype]
-    for first in range(0, voxels, at_once):
-        inputs = [vec3s(vertices), lanes(weights, joints), ints(starts), ints(candidates), corner, voxel, blocks]
-        inputs += [wp.vec3i(*resolution), first, scalar(NEAREST_DISTANCE), scalar(FARTHEST_DISTANCE)]
-        inputs += [scalars(distances), ints(indices)]
-        launch(nearest_weights_kernel, vertices, (min(at_once, voxels - first),), inputs, [lanes(field, joints)])
+    for offset in range(0, voxels, at_once):
+        inputs = [vec3s(vertices), lanes(weights, joints), ints(lists.starts), ints(lists.candidates), corner, voxel]
+        inputs += [lists.edge, wp.vec3i(*lists.counts), wp.vec3i(*resolution), offset]
+        inputs += [scalar(NEAREST_DISTANCE), scalar(FARTHEST_DISTANCE), scalars(distances), ints(indices)]
+        rows = min(at_once, voxels - offset)
+        launch_split(nearest_weights_kernel, vertices, (rows,), inputs, [lanes(field, joints)], grain=BLOCK_GRAIN)
     return field.view(*resolution, joints)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Vertices near the blocks of one size."""
+
+    edge: int  # voxels
+    counts: tuple[int, int, int]  # blocks along x, y, z
+    starts: Tensor  # [blocks + 1] int64
+    candidates: Tensor  # [starts[-1]] int32
+
+
+def _candidates(
+    vertices: Tensor, corner: Any, voxel: Any, resolution: Sequence[int], neighbours: int, edge: int, parents: _Lists
+) -> _Lists:
+    """List the vertices near every block, out of those near the larger block around it."""
+    x, y, z = (-(-cells // edge) for cells in resolution)
+    total = x * y * z
+    centres = vertices.new_empty(total, 3)
+    near, reach = vertices.new_empty(2, total)
+    sources, counts = torch.empty(2, total, dtype=torch.int32, device=vertices.device)
+    distances = vertices.new_empty(total, neighbours)
+    indices = torch.empty(total, neighbours, dtype=torch.int32, device=vertices.device)
+    listed = [ints(parents.starts), ints(parents.candidates)]
+    inputs = [vec3s(vertices), corner, voxel, edge, wp.vec3i(x, y, z), parents.edge, wp.vec3i(*parents.counts)]
+    inputs += [*listed, scalars(distances), ints(indices)]
+    outputs = [vec3s(centres), scalars(near), scalars(reach), ints(sources), ints(counts)]
+    launch_split(block_reach_kernel, vertices, (total,), inputs, outputs, grain=BLOCK_GRAIN)
+
+    starts = torch.zeros(total + 1, dtype=torch.int64, device=vertices.device)
+    starts[1:] = counts.cumsum(0)
+    candidates = torch.empty(int(starts[-1]), dtype=torch.int32, device=vertices.device)
+    inputs = [vec3s(vertices), vec3s(centres), scalars(near), scalars(reach), ints(sources), *listed, ints(starts)]
+    launch_split(block_candidates_kernel, vertices, (total,), inputs, [ints(candidates)], grain=BLOCK_GRAIN)
+    return _Lists(edge, (x, y, z), starts, candidates)
 
 
 def _smooth(field: Tensor, passes: int, keep: float) -> Tensor:
@@ -237,9 +289,10 @@ def _smooth(field: Tensor, passes: int, keep: float) -> Tensor:
     interior = tuple(max(size - 2, 0) for size in field.shape[:3])
     joints = field.shape[3]
     other = field.clone()
+    grain = max(1, SPLIT_GRAIN // max(1, interior[1] * interior[2]))
     for _ in range(passes):
         inputs: list[Any] = [lanes(field, joints), SCALAR[field.dtype](keep)]
-        launch(smooth_kernel, field, interior, inputs, [lanes(other, joints)])
+        launch_split(smooth_kernel, field, interior, inputs, [lanes(other, joints)], grain=grain)
         field, other = other, field
     return field
 

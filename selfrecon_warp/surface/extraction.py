@@ -70,7 +70,7 @@ def extract_mesh(
     mode: Mode = "lossless",
     min_fraction: float = 0.0,
     workspace: GridWorkspace | None = None,
-    chunk: int = 1 << 17,
+    chunk: int = 1 << 16,
 ) -> CanonicalMesh:
     """Extract the surface of a signed distance.
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from selfrecon_warp.kernels.intersection import implicit_gradient, inverse_3x3, ray_step
+
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Canonical points ``[B, R, 3]`` to signed distance ``[B, R]`` and its gradient ``[B, R, 3]``."""
 DeformFunction = Callable[[Tensor], Tensor]
@@ -25,22 +27,6 @@ class Intersection(NamedTuple):
     """Canonical positions [m], ``[B, R, 3]``."""
     converged: Tensor
     """Both residuals within tolerance, ``[B, R]`` bool."""
-
-
-def inverse_3x3(matrices: Tensor, threshold: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """Invert ``[..., 3, 3]`` by cofactors: the inverse, zero where singular, and the mask of the regular ones."""
-    a, b, c = matrices.unbind(-1)
-    rows = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -2)
-    determinant = (a * rows[..., 0, :]).sum(-1)
-    regular = determinant.abs() > threshold
-    safe = torch.where(regular, determinant, torch.ones_like(determinant))
-    return torch.where(regular[..., None, None], rows / safe[..., None, None], torch.zeros_like(rows)), regular
-
-
-def _off_ray(posed: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
-    """The part of ``posed - centre`` that is perpendicular to the ray, ``[B, R, 3]``."""
-    offset = posed - centre
-    return offset - (offset * directions).sum(-1, keepdim=True) * directions
 
 
 @torch.no_grad()
@@ -82,22 +68,14 @@ def intersect(
     """
     points = start.clone()
     inverse, regular = inverse_3x3(jacobian)
-    along = (inverse @ directions[..., None])[..., 0]
+    limits = {"distance_tolerance": distance_tolerance, "angle_tolerance": angle_tolerance, "max_step": max_step}
     for step in range(steps + 1):
         value, gradient = field(points)
         posed = deform(points)
-        error = _off_ray(posed, centre, directions)
-        angle = error.norm(dim=-1) / (posed - centre).norm(dim=-1).clamp_min(1e-9)
-        converged = (value.abs() < distance_tolerance) & (angle < angle_tolerance)
+        moved, converged = ray_step(points, value, gradient, posed, directions, centre, inverse, regular, **limits)
         if step == steps or bool(converged.all()):
             break
-        across = -(inverse @ error[..., None])[..., 0]
-        slope = (gradient * along).sum(-1)
-        usable = regular & (slope.abs() > 0.05)
-        slide = -(value + (gradient * across).sum(-1)) / torch.where(usable, slope, torch.ones_like(slope))
-        update = across + torch.where(usable, slide, torch.zeros_like(slide))[..., None] * along
-        update = update * (max_step / update.norm(dim=-1, keepdim=True).clamp_min(max_step))
-        points = torch.where((converged | ~regular)[..., None], points, points + update)
+        points = moved
     return Intersection(points, converged)
 
 
@@ -129,18 +107,4 @@ def attach_implicit_gradient(
 
     Source: SelfRecon, section 3.4 and its supplement; the 3x3 form is algebraically equal to its 4x3 least squares.
     """
-    with torch.no_grad():
-        inverse, regular = inverse_3x3(jacobian)
-        along = (inverse @ directions[..., None])[..., 0]
-        slope = (gradient * along).sum(-1)
-        regular = regular & (slope.abs() > 1e-3)
-        safe = torch.where(regular, slope, torch.ones_like(slope))
-        normal = gradient.detach()
-        distance = ((posed - centre) * directions).sum(-1, keepdim=True)
-    target = posed - centre - distance * directions
-    change = target - target.detach()
-    field_change = value - value.detach()
-    pulled = (inverse @ change[..., None])[..., 0]
-    slide = ((normal * pulled).sum(-1) - field_change) / safe
-    moved = points.detach() - pulled + slide[..., None] * along
-    return torch.where(regular[..., None], moved, points.detach()), regular
+    return implicit_gradient(points, value, gradient, posed, jacobian, directions, centre)

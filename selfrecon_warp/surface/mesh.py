@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Area-weighted unit normals, ``[..., V, 3]``, of vertices ``[..., V, 3]`` and faces ``[F, 3]``; differentiable."""
+    """Area-weighted unit normals, ``[..., V, 3]``, of vertices ``[..., V, 3]`` and faces ``[F, 3]``.
+
+    Differentiable any number of times and in forward mode, as derivatives along a body's shape need;
+    ``kernels/mesh.py`` has them once differentiable, and faster where the topology is kept.
+    """
     corners = vertices[..., faces.long(), :]
     a, b, c = corners.unbind(-2)
     area = torch.linalg.cross(b - a, c - a)

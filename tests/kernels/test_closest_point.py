@@ -62,6 +62,29 @@ def test_degenerate_faces_are_left_out(device):
     torch.testing.assert_close((distance, face_index - 5, barycentrics), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slivers_match_reference(device, dtype):
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randn(200, 2, 3, generator=generator, dtype=torch.float64)
+    third = ends[:, 0] + torch.rand(200, 1, generator=generator, dtype=torch.float64) * (ends[:, 1] - ends[:, 0])
+    heights = 10 ** (-9 * torch.rand(200, 1, generator=generator, dtype=torch.float64))
+    third = third + heights * torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    vertices = torch.cat([ends, third[:, None]], 1).view(-1, 3)
+    faces = torch.arange(600).view(-1, 3).to(device)
+    points = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    expected = reference.closest_point(points.to(device), vertices.to(device), faces)[0]
+    distance = closest_point(points.to(device, dtype), vertices.to(device, dtype), faces)[0]
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-9}
+    torch.testing.assert_close(distance.double(), expected, **close)
+
+
+def test_equally_near_faces_go_to_the_lower_index(device):
+    points, vertices, faces = make_inputs(device, torch.float32)
+    expected = closest_point(points, vertices, faces)
+    doubled = closest_point(points, vertices, torch.cat([faces, faces, faces]))
+    torch.testing.assert_close(doubled, expected)
+
+
 def test_points_that_are_not_finite_match_nothing(device):
     points, vertices, faces = make_inputs(device, torch.float32)
     points[3, 1] = float("nan")
@@ -90,7 +113,7 @@ def test_names_the_mismatched_argument(device):
     points, vertices, faces = make_inputs(device, torch.float32)
     with pytest.raises(ValueError, match=r"points must have shape \[P, 3\], got \[300, 2\]"):
         closest_point(points[:, :2], vertices, faces)
-    with pytest.raises(ValueError, match=r"vertices must be torch.float32 like points, got torch.float64"):
+    with pytest.raises(ValueError, match=r"vertices must be torch.float32 on .* like points, got torch.float64"):
         closest_point(points, vertices.double(), faces)
     with pytest.raises(ValueError, match="faces must hold at least one face with an area, got F=0 without"):
         closest_point(points, vertices, faces[:0])

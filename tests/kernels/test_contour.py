@@ -193,7 +193,7 @@ def test_names_the_mismatched_argument(device):
     inputs = make_queries(device, torch.float32)
     with pytest.raises(ValueError, match=r"query_frame must have shape \[Q=200\], got \[7\]"):
         nearest_contour(inputs[0], inputs[1][:7], *inputs[2:], 2.0, 0.0)
-    with pytest.raises(ValueError, match=r"midpoints must be torch.float32 like queries"):
+    with pytest.raises(ValueError, match=r"midpoints must be torch.float32 on .* like queries"):
         nearest_contour(*inputs[:3], inputs[3].double(), *inputs[4:], 2.0, 0.0)
     with pytest.raises(ValueError, match="radius must be positive"):
         nearest_contour(*inputs, 0.0, 0.0)

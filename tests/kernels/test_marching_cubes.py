@@ -3,7 +3,8 @@ import pytest
 import torch
 import trimesh
 
-from selfrecon_warp.kernels.marching_cubes import case_triangles, marching_cubes
+from selfrecon_warp.kernels.cube_cases import case_triangles
+from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.reference import marching_cubes as reference
 from selfrecon_warp.kernels.sparse_grid import evaluate_sparse
 
@@ -62,7 +63,9 @@ def _crosses(case, axis, place):
     return (case >> start & 1) != (case >> (start | 1 << axis) & 1)
 
 
-@pytest.mark.parametrize("resolution", [(9, 11, 10), (5, 3, 7), (2, 2, 2), (2, 9, 4)])
+@pytest.mark.parametrize(
+    "resolution", [(9, 11, 10), (5, 3, 7), (2, 2, 2), (2, 9, 4), (3, 4, 67), (4, 3, 33), (3, 3, 32)]
+)
 def test_matches_reference(device, resolution):
     torch.manual_seed(0)
     values = torch.randn(resolution, device=device, requires_grad=True)
@@ -82,6 +85,19 @@ def test_gradcheck(device):
     values = torch.randn(4, 5, 4, device=device, dtype=torch.float64, requires_grad=True)
     corner = torch.ones(3, device=device, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda values: marching_cubes(values, -corner, corner)[0], values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sphere_has_a_sphere_s_measures(device, dtype):
+    values, lower, upper = lattice_of(sphere, (61, 62, 63), device=device, dtype=dtype)
+    vertices, faces = marching_cubes(values, lower, upper)
+    mesh = as_trimesh(vertices, faces)
+    assert vertices.dtype == dtype
+    assert_closed(mesh)
+    assert len(vertices) - len(mesh.edges_unique) + len(faces) == 2
+    assert mesh.area == pytest.approx(4 * np.pi * 0.7**2, rel=2e-3)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.7**3, rel=2e-3)
+    assert ((mesh.face_normals * mesh.triangles_center).sum(axis=1) > 0).all()
 
 
 def test_two_backwards_through_one_graph(device):
@@ -180,6 +196,62 @@ def test_part_of_the_cells_gives_part_of_the_mesh(device):
     assert len(np.unique(part.faces)) == len(part.vertices)
 
 
+def test_order_and_repetition_of_the_cells_do_not_matter(device):
+    values, lower, upper = lattice_of(sphere, (12, 12, 12), device=device)
+    cells = evaluate_sparse(sphere, lower, upper, (12, 12, 12)).cells
+    expected = marching_cubes(values, lower, upper, cells=cells)
+    for listed in (cells.flip(0), torch.cat([cells, cells[:5]]), cells.long()):
+        for got, wanted in zip(marching_cubes(values, lower, upper, cells=listed), expected, strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_every_id_in_range_is_taken(device):
+    """Ids at the far border name no cell and give nothing."""
+    values, lower, upper = lattice_of(sphere, (9, 10, 11), device=device)
+    every = torch.arange(values.numel(), device=device)
+    for got, wanted in zip(
+        marching_cubes(values, lower, upper, cells=every), marching_cubes(values, lower, upper), strict=True
+    ):
+        assert torch.equal(got, wanted)
+
+
+def test_threads_do_not_change_the_result(device):
+    """Large enough that every shared kernel is split."""
+    values, lower, upper = lattice_of(lambda p: (p * 20).sin().sum(1), (60, 61, 70), device=device)
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(marching_cubes(values, lower, upper))
+    finally:
+        torch.set_num_threads(before)
+    assert len(results[0][0]) > 20_000
+    for result in results[1:]:
+        assert all(torch.equal(got, expected) for got, expected in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_stay_local(device, value):
+    values, lower, upper = lattice_of(sphere, (12, 12, 12), device=device)
+    before, _ = marching_cubes(values, lower, upper)
+    values[3:5, 6, 6] = value
+    values.requires_grad_()
+    vertices, faces = marching_cubes(values, lower, upper)
+    assert vertices.isfinite().all()
+    assert_closed(as_trimesh(vertices, faces))
+    (gradient,) = torch.autograd.grad(vertices.square().sum(), values)
+    assert gradient.isfinite().all()
+    assert (gradient[3:5, 6, 6] == 0).all()
+    assert gradient.abs().sum() > 0
+    assert torch.isin(before[:, 0], vertices[:, 0]).float().mean() > 0.8
+
+
+def test_a_value_at_the_level_is_outside_whatever_the_dtype_rounds(device):
+    corner = torch.ones(3, device=device)
+    for level in (0.1, 0.3, 0.7, -0.7):
+        assert len(marching_cubes(torch.full((4, 4, 4), level, device=device), -corner, corner, level)[0]) == 0
+
+
 def test_strided_values(device):
     values, lower, upper = lattice_of(torus, (20, 21, 22), device=device)
     strided = values.permute(2, 1, 0).contiguous().permute(2, 1, 0)
@@ -204,3 +276,13 @@ def test_names_the_wrong_argument(device):
         marching_cubes(torch.ones(4, 4, device=device), -corner, corner)
     with pytest.raises(ValueError, match="values must have 2 or more nodes an axis"):
         marching_cubes(torch.ones(4, 1, 4, device=device), -corner, corner)
+    values = torch.ones(4, 4, 4, device=device)
+    with pytest.raises(ValueError, match="values must be float32 or float64"):
+        marching_cubes(values.int(), -corner, corner)
+    with pytest.raises(ValueError, match="cells must be int32 or int64"):
+        marching_cubes(values, -corner, corner, cells=torch.ones(3, device=device))
+    for wrong in (-1, 64):
+        with pytest.raises(ValueError, match="cells must hold indices from 0 to 63"):
+            marching_cubes(values, -corner, corner, cells=torch.tensor([wrong], device=device))
+    with pytest.raises(ValueError, match=r"cells must have shape \[K\]"):
+        marching_cubes(values, -corner, corner, cells=torch.zeros(2, 1, dtype=torch.int32, device=device))

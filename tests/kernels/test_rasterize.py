@@ -1,10 +1,19 @@
 import pytest
 import torch
 
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN
 from selfrecon_warp.kernels.rasterize import interpolate, pixel_barycentrics, rasterize, visible_faces
 from selfrecon_warp.kernels.reference import rasterize as reference
 
 HEIGHT, WIDTH = 13, 19
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads and restores it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def make_inputs(device, dtype, seed=0, faces=8):
@@ -52,6 +61,14 @@ def test_matches_reference(device, dtype, cull):
 def test_gradcheck(device):
     vertices, faces = make_inputs(device, torch.float64, faces=3)
     assert torch.autograd.gradcheck(lambda v: rasterize(v, faces, HEIGHT, WIDTH)[1:], vertices)
+
+
+def test_frames_drawn_one_by_one_are_the_same(device, monkeypatch):
+    vertices, faces = make_inputs(device, torch.float32)
+    expected = rasterize(vertices, faces, HEIGHT, WIDTH), visible_faces(vertices, faces, HEIGHT, WIDTH)
+    monkeypatch.setattr("selfrecon_warp.kernels.rasterize.MOST_KEYS", 1)
+    actual = rasterize(vertices, faces, HEIGHT, WIDTH), visible_faces(vertices, faces, HEIGHT, WIDTH)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_face_index_alone_is_the_same_image(device):
@@ -224,9 +241,16 @@ def test_names_the_mismatched_argument(device):
         rasterize(vertices[0], faces, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"faces must hold indices from 0 to 9, got 0 to \d+"):
         rasterize(vertices[:, :10], faces, HEIGHT, WIDTH)
+    for index in (faces.int(), -1 - faces.int()):
+        with pytest.raises(ValueError, match=r"faces must hold indices from 0 to 9, got -?\d+ to -?\d+"):
+            visible_faces(vertices[:, :10], index, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match=r"faces must hold indices from 0 to -1"):
+        visible_faces(vertices[:, :0], faces.int(), HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"faces must be int32 or int64, got torch.float32"):
         rasterize(vertices, faces.float(), HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match="width must be at least 1 pixel, got 0"):
+    with pytest.raises(ValueError, match=r"vertices_pixel must be float32 or float64, got torch.float16"):
+        rasterize(vertices.half(), faces, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         rasterize(vertices, faces, HEIGHT, 0)
     none = torch.zeros(1, dtype=torch.int64, device=device)
     with pytest.raises(ValueError, match=r"batch_index must hold indices from 0 to 1, got 5 to 5"):
@@ -234,3 +258,85 @@ def test_names_the_mismatched_argument(device):
     fragments = rasterize(vertices, faces, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"attributes must have shape \[V, C\] or \[B=2, V, C\], got \[3, 24, 1\]"):
         interpolate(torch.rand(3, 24, 1, device=device), faces, fragments)
+    with pytest.raises(ValueError, match=r"barycentrics must have shape \[2, 13, 19, 3\] after face_index"):
+        interpolate(torch.rand(24, 1, device=device), faces, (fragments.face_index, fragments.barycentrics[:1]))
+
+
+def test_interpolate_takes_any_image(device):
+    vertices, faces = make_inputs(device, torch.float64)
+    attributes = torch.rand(vertices.shape[1], 2, dtype=torch.float64, device=device)
+    fragments = rasterize(vertices, faces, HEIGHT, WIDTH)
+    expected = interpolate(attributes, faces, fragments)
+    layered = (
+        fragments.face_index[..., None].expand(-1, -1, -1, 2),
+        fragments.barycentrics[..., None, :].expand(-1, -1, -1, 2, -1),
+    )
+    torch.testing.assert_close(
+        interpolate(attributes, faces, layered), expected[..., None, :].expand(-1, -1, -1, 2, -1)
+    )
+    flat = fragments.face_index.flatten(1), fragments.barycentrics.flatten(1, 2)
+    torch.testing.assert_close(interpolate(attributes, faces, flat), expected.flatten(1, 2))
+
+
+def test_vertices_that_are_not_finite_leave_the_other_faces_alone(device):
+    vertices, faces = make_inputs(device, torch.float32)
+    values = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device)
+    bad = torch.zeros(len(faces), dtype=torch.bool, device=device)
+    for number, (value, axis) in enumerate([(v, a) for v in values for a in range(3)][: len(faces) - 3]):
+        spoilt = vertices.detach().clone()
+        spoilt[:, faces[number, 1], axis] = value
+        bad[:] = False
+        bad[number] = True
+        spoilt.requires_grad_()
+        actual = rasterize(spoilt, faces, HEIGHT, WIDTH)
+        expected = rasterize(vertices, faces[~bad], HEIGHT, WIDTH)
+        numbers = torch.cat([(~bad).nonzero()[:, 0].int(), torch.tensor([-1], dtype=torch.int32, device=device)])
+        torch.testing.assert_close(actual.face_index, numbers[expected.face_index.long()])
+        torch.testing.assert_close(actual[1:], expected[1:])
+        torch.testing.assert_close(
+            torch.autograd.grad(actual.depth.sum(), spoilt), torch.autograd.grad(expected.depth.sum(), vertices)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wide_faces_and_slivers_match_reference(device, dtype):
+    generator = torch.Generator().manual_seed(3)
+    vertices = torch.rand(1, 150, 3, generator=generator, dtype=torch.float64) * torch.tensor([300.0, 160.0, 2.0])
+    vertices = vertices + torch.tensor([-100.0, -50.0, 1.0])
+    vertices[:, 75:, 1] = 0.4 * vertices[:, 75:, 0] + 0.3 * vertices[:, 75:, 1]
+    vertices[:, 120:, :2] = vertices[:, 120:, :2].round()
+    vertices = vertices.to(device, dtype)
+    faces = torch.arange(150, device=device).view(-1, 3)
+    actual = visible_faces(vertices, faces, 61, 97)
+    torch.testing.assert_close(actual, reference.visible_faces(vertices, faces, 61, 97))
+    assert len(actual.unique()) > 20
+
+
+def test_a_face_beyond_the_picture_covers_it(device):
+    for size in (1e2, 1e5, 1e8):
+        corners = [[-size, -size, 2.0], [-size, 3 * size, 2.0], [3 * size, -size, 2.0]]
+        vertices = torch.tensor([corners], dtype=torch.float64, device=device)
+        fragments = rasterize(vertices, torch.tensor([[0, 1, 2]], device=device), HEIGHT, WIDTH)
+        assert (fragments.face_index == 0).all()
+        torch.testing.assert_close(fragments.depth, torch.full_like(fragments.depth, 2.0))
+
+
+def test_threads_do_not_change_the_result(device, threads):
+    generator = torch.Generator().manual_seed(2)
+    F = 5 * SPLIT_GRAIN // 2
+    corner = 140 * torch.rand(2, F, 1, 2, generator=generator, dtype=torch.float64) - 5
+    around = corner + 6 * torch.rand(2, F, 3, 2, generator=generator, dtype=torch.float64)
+    vertices = torch.cat([around, 1 + torch.rand(2, F, 3, 1, generator=generator, dtype=torch.float64)], -1)
+    vertices = vertices.view(2, -1, 3).to(device).requires_grad_()
+    faces = torch.arange(3 * F, device=device).view(-1, 3)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        fragments = rasterize(vertices, faces, 128, 130)
+        values = interpolate(vertices, faces, fragments)
+        grads = torch.autograd.grad(fragments.depth.sum() + values.square().sum(), vertices)
+        results.append((*fragments, visible_faces(vertices, faces, 128, 130), values, *grads))
+    for result in results[1:]:
+        for found, expected in zip(result[:-1], results[0][:-1], strict=True):
+            assert torch.equal(found, expected)
+        torch.testing.assert_close(result[-1], results[0][-1])

@@ -1,8 +1,18 @@
 import pytest
 import torch
 
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN
 from selfrecon_warp.kernels.reference import skinning as reference
 from selfrecon_warp.kernels.skinning import skin_points, skin_points_jacobian
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads and restores it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
 
 SHARING = [((), ()), ((2,), ()), ((), (2,)), ((2,), (2,))]
 
@@ -16,7 +26,7 @@ def make_inputs(device, dtype, points_lead=(), weights_lead=(), joints=3, points
     return [x.to(device).requires_grad_() for x in inputs]
 
 
-@pytest.mark.parametrize("joints", [3, 24])
+@pytest.mark.parametrize("joints", [1, 3, 9, 24])
 @pytest.mark.parametrize(("points_lead", "weights_lead"), SHARING)
 def test_matches_reference(device, points_lead, weights_lead, joints):
     points, weights, _, bones = make_inputs(device, torch.float32, points_lead, weights_lead, joints)
@@ -38,6 +48,32 @@ def test_jacobian_matches_reference(device, points_lead, weights_lead):
         posed, jacobian = op(*inputs)
         results.append((posed, jacobian, *torch.autograd.grad(posed.square().sum() + jacobian.square().sum(), inputs)))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("points", [1, 130, 300])
+def test_blocks_and_strips_of_any_length(device, points):
+    inputs = make_inputs(device, torch.float64, (2,), (), 5, points)
+    for op, own in ((skin_points, (0, 1, 3)), (skin_points_jacobian, (0, 1, 2, 3))):
+        given = [inputs[k] for k in own]
+        results = []
+        for call in (op, getattr(reference, op.__name__)):
+            outputs = call(*given)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            results.append((*outputs, *torch.autograd.grad(sum(x.square().sum() for x in outputs), given)))
+        torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(("points_lead", "weights_lead"), SHARING)
+def test_threads_do_not_change_the_result(threads, points_lead, weights_lead):
+    points, weights, _, bones = make_inputs(torch.device("cpu"), torch.float32, points_lead, weights_lead, 3, 8200)
+    assert len(points.flatten(0, -2)) > 2 * SPLIT_GRAIN
+    results = []
+    for count in (1, 3):
+        threads(count)
+        posed = skin_points(points, weights, bones)
+        results.append((posed, *torch.autograd.grad(posed.square().sum(), (points, weights, bones))))
+    for alone, shared in zip(*results, strict=True):
+        assert torch.equal(alone, shared)
 
 
 def test_jacobian_is_the_derivative_of_skinning_with_weights_that_vary(device):
@@ -62,11 +98,51 @@ def test_constant_weights_give_the_blended_rotation(device):
         torch.testing.assert_close(given, zero)
 
 
-def test_gradcheck(device):
-    points, weights, slopes, bones = make_inputs(device, torch.float64, points=3)
+@pytest.mark.parametrize(("points_lead", "weights_lead"), SHARING)
+def test_gradcheck(device, points_lead, weights_lead):
+    points, weights, slopes, bones = make_inputs(device, torch.float64, points_lead, weights_lead, points=3)
     assert torch.autograd.gradcheck(skin_points, (points, weights, bones))
     assert torch.autograd.gradgradcheck(skin_points, (points, weights, bones))
     assert torch.autograd.gradcheck(skin_points_jacobian, (points, weights, slopes, bones))
+
+
+def test_third_derivatives_match_reference(device):
+    points, weights, _, bones = make_inputs(device, torch.float64)
+    inputs = points, weights, bones
+    results = []
+    for op in (skin_points, reference.skin_points):
+        total = op(*inputs).pow(3).sum()
+        for _ in range(3):
+            grads = torch.autograd.grad(total, inputs, create_graph=True)
+            total = sum(x.square().sum() for x in grads)
+        results.append(grads)
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_point_that_is_not_finite_sends_nothing_to_weights_and_bones(device, value):
+    points, weights, slopes, bones = make_inputs(device, torch.float64)
+    broken = points.detach().clone()
+    broken[2, 1] = value
+    kept = [0, 1, 3, 4, 5, 6]
+    for some in (None, slopes):
+        posed, jacobian = skin_points_jacobian(broken, weights, some, bones)
+        assert not posed[:, 2].isfinite().any()
+        assert posed[:, kept].isfinite().all()
+        total = posed.square().sum() + (0.0 if some is None else jacobian.square().sum())
+        got = torch.autograd.grad(total, (weights, bones))
+        pieces = points[kept], weights[kept], None if some is None else slopes[kept], bones
+        posed, jacobian = skin_points_jacobian(*pieces)
+        total = posed.square().sum() + (0.0 if some is None else jacobian.square().sum())
+        torch.testing.assert_close(got, torch.autograd.grad(total, (weights, bones)))
+
+
+def test_no_frames_give_zero_gradients(device):
+    points, weights, _, bones = make_inputs(device, torch.float32)
+    posed = skin_points(points, weights, bones[:0])
+    assert posed.shape == (0, 7, 3)
+    for grad in torch.autograd.grad(posed.sum(), (points, weights, bones)):
+        assert not grad.any()
 
 
 def test_bones_alone_and_points_alone_get_gradients(device):

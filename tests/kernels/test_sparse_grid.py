@@ -50,6 +50,14 @@ def plate(points):
 SHAPES = [sphere, thin_arm, two_pieces, torus, wavy]
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads and restores it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("resolution", SIZES)
 def test_finds_exactly_the_cells_of_a_dense_evaluation(device, shape, resolution):
@@ -117,6 +125,33 @@ def test_queries_follow_the_surface_not_the_volume(device):
     assert queries[129] < 4.5 * queries[65]
 
 
+def test_queries_stay_within_a_third_of_the_fewest_possible(device):
+    """Every corner of a crossed cell has to be asked for; what else is asked costs as much and tells less."""
+
+    def body(points):
+        arms = [capsule(points, (0, 0.3, 0), (side * 0.5, -0.2, 0), 0.12) for side in (-1, 1)]
+        return torch.stack([capsule(points, (0, -0.5, 0), (0, 0.5, 0), 0.3), *arms]).amin(0)
+
+    grid = evaluate_sparse(body, *box(device), (129, 153, 105))
+    assert torch.equal(grid.cells, reference.evaluate_sparse(body, *box(device), (129, 153, 105)).cells)
+    assert len(_corners(grid)) <= grid.queries < 1.33 * len(_corners(grid))
+
+
+def test_threads_do_not_change_the_result(device, threads):
+    """Large enough that every shared kernel is split."""
+    grids = []
+    for count in (1, 2, 3):
+        threads(count)
+        workspace = GridWorkspace((97, 103, 99), device)
+        grids.append(evaluate_sparse(wavy, *box(device), (97, 103, 99), workspace=workspace))
+    for grid in grids[1:]:
+        assert len(grid.cells) > 15_000
+        assert torch.equal(grid.cells, grids[0].cells)
+        assert torch.equal(grid.evaluated, grids[0].evaluated)
+        assert torch.equal(grid.dense(), grids[0].dense())
+        assert grid.queries == grids[0].queries
+
+
 def _corners(grid):
     _, Y, Z = grid.values.shape
     offsets = [x * Y * Z + y * Z + z for x in (0, 1) for y in (0, 1) for z in (0, 1)]
@@ -171,7 +206,8 @@ def test_a_warm_start_walks_to_a_surface_that_left_every_seed(device):
 
 def test_seeds_that_meet_nothing_are_ignored(device):
     cold = evaluate_sparse(sphere, *box(device), (33, 30, 31))
-    for seeds in (torch.full((3, 3), 50.0, device=device), torch.zeros(0, 3, device=device)):
+    wild = torch.tensor([[float("nan"), 0, 0], [0, float("inf"), 0], [0, 0, -1e30]], device=device)
+    for seeds in (torch.full((3, 3), 50.0, device=device), torch.zeros(0, 3, device=device), wild):
         assert torch.equal(evaluate_sparse(sphere, *box(device), (33, 30, 31), seeds=seeds).cells, cold.cells)
 
 
@@ -183,6 +219,18 @@ def test_a_reused_workspace_gives_what_a_fresh_one_gives(device):
         assert torch.equal(reused.cells, fresh.cells)
         assert torch.equal(reused.evaluated, fresh.evaluated)
         assert reused.queries == fresh.queries
+
+
+def test_a_grid_whose_workspace_was_used_again_says_so(device):
+    workspace = GridWorkspace((9, 9, 9), device)
+    first = evaluate_sparse(sphere, *box(device), (9, 9, 9), workspace=workspace)
+    assert first.evaluated.any()
+    second = evaluate_sparse(sphere, *box(device), (9, 9, 9), workspace=workspace)
+    assert second.dense().isfinite().all()
+    with pytest.raises(RuntimeError, match="used for another evaluation"):
+        first.dense()
+    with pytest.raises(RuntimeError, match="used for another evaluation"):
+        first.evaluated.any()
 
 
 def test_stamps_start_over_before_they_overflow(device):
@@ -239,21 +287,37 @@ def test_queries_run_without_gradient(device):
     assert not grid.values.requires_grad
 
 
-def test_names_the_wrong_argument(device):
+@pytest.mark.parametrize(
+    ("message", "changed"),
+    [
+        (r"lower must have shape \[3\], got \[2\]", {"lower": torch.zeros(2)}),
+        ("lower must be float32 or float64, got torch.int64", {"lower": torch.tensor([-1, -1, -1])}),
+        ("upper must exceed lower", {"upper": torch.full((3,), -2.0)}),
+        ("upper must exceed lower", {"upper": torch.full((3,), float("inf"))}),
+        (r"seeds must have shape \[P, 3\]", {"seeds": torch.zeros(4, 2)}),
+        ("resolution must have 2 or more nodes", {"resolution": (9, 1, 9)}),
+        ("coarsest_stride must be a power of two, got 3", {"coarsest_stride": 3}),
+        ("mode must be", {"mode": "quick"}),
+        ("level must be finite", {"level": float("nan")}),
+        ("chunk must be at least 1", {"chunk": 0}),
+        ("guard must be 0 or more", {"guard": -1.0}),
+        (r"workspace must be of resolution \(9, 9, 9\)", {"workspace": GridWorkspace((9, 9, 8))}),
+        ("sdf must return one value a point", {"sdf": lambda p: sphere(p)[1:]}),
+    ],
+)
+def test_names_the_wrong_argument(device, message, changed):
     lower, upper = box(device)
-    with pytest.raises(ValueError, match=r"lower must have shape \[3\], got \[2\]"):
-        evaluate_sparse(sphere, lower[:2], upper, (9, 9, 9))
-    with pytest.raises(ValueError, match="upper must exceed lower"):
-        evaluate_sparse(sphere, upper, lower, (9, 9, 9))
-    with pytest.raises(ValueError, match="resolution must have 2 or more nodes"):
-        evaluate_sparse(sphere, lower, upper, (9, 1, 9))
-    with pytest.raises(ValueError, match="coarsest_stride must be a power of two, got 3"):
-        evaluate_sparse(sphere, lower, upper, (9, 9, 9), coarsest_stride=3)
-    with pytest.raises(ValueError, match="mode must be"):
-        evaluate_sparse(sphere, lower, upper, (9, 9, 9), mode="quick")
-    with pytest.raises(ValueError, match=r"workspace must be of resolution \(9, 9, 9\)"):
-        evaluate_sparse(sphere, lower, upper, (9, 9, 9), workspace=GridWorkspace((9, 9, 8), device))
-    with pytest.raises(ValueError, match="sdf must return one value a point"):
-        evaluate_sparse(lambda p: sphere(p)[1:], lower, upper, (9, 9, 9))
-    with pytest.raises(ValueError, match="sdf must return finite values"):
-        evaluate_sparse(lambda p: sphere(p) * float("nan"), lower, upper, (9, 9, 9))
+    given = {"sdf": sphere, "lower": lower, "upper": upper, "resolution": (9, 9, 9), **changed}
+    given = {name: each.to(device) if isinstance(each, torch.Tensor) else each for name, each in given.items()}
+    with pytest.raises(ValueError, match=message):
+        evaluate_sparse(**given)
+
+
+@pytest.mark.parametrize("mode", ["lossless", "fast", "dense"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_refused(device, mode, value):
+    def broken(points):
+        return sphere(points).index_fill(0, torch.tensor([len(points) // 2], device=device), value)
+
+    with pytest.raises(ValueError, match="sdf must return finite values, got 1 that are not"):
+        evaluate_sparse(broken, *box(device), (9, 9, 9), mode=mode)

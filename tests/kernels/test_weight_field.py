@@ -24,6 +24,23 @@ def test_matches_reference(device, dtype, neighbours, smoothing):
     torch.testing.assert_close(field, reference.build_weight_field(*inputs, RESOLUTION, neighbours, smoothing))
 
 
+def test_blocks_within_blocks(device):
+    vertices, weights, lower, upper = make_inputs(device, torch.float64, vertices=400)
+    inputs = vertices, weights, lower, upper, (37, 18, 21), 12, 0
+    torch.testing.assert_close(build_weight_field(*inputs), reference.build_weight_field(*inputs))
+
+
+def test_threads_do_not_change_the_result():
+    inputs = *make_inputs(torch.device("cpu"), torch.float32, vertices=300), (40, 36, 30)
+    before = torch.get_num_threads()
+    fields = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        fields.append(build_weight_field(*inputs, smoothing=3))
+    torch.set_num_threads(before)
+    assert torch.equal(*fields)
+
+
 def test_weights_sum_to_one(device):
     field = build_weight_field(*make_inputs(device, torch.float64), RESOLUTION)
     assert field.shape == (*RESOLUTION, 5)

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 
-def closest_point(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance ``[P]``, face ``[P]`` and barycentrics ``[P, 3]`` of the nearest place on the mesh.
+def places_on_triangles(points: Tensor, corners: Tensor) -> Tensor:
+    """Barycentrics ``[P, F, 3]`` of the place nearest to each point ``[P, 3]`` on each triangle ``[F, 3, 3]``.
 
-    The nearest of four places on each triangle: the foot on its plane where it lies inside, and the nearest on each of
-    the three sides.
+    The nearest of four places: the foot on the triangle's plane where it lies inside, and the nearest on each of the
+    three sides.
     """
-    corners = vertices[faces.long()]
-    nothing = points.new_zeros(len(points), len(faces))
+    nothing = points.new_zeros(len(points), len(corners))
     candidates = []
     for k in range(3):
         start, end = corners[:, k], corners[:, (k + 1) % 3]
@@ -33,8 +32,16 @@ def closest_point(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tens
     foot = torch.stack([1 - beta - gamma, beta, gamma], -1)
     inside = (foot >= 0).all(-1, keepdim=True) & square.isfinite()[:, None]
     candidates.append(torch.where(inside, foot, candidates[0]))
-    weights = torch.stack(candidates)  # [4, P, F, 3]
-    distance = (points[:, None] - torch.einsum("spfk,fkd->spfd", weights, corners)).norm(dim=-1)
-    nearest, index = distance.permute(1, 2, 0).flatten(1).min(1)
-    face_index, which = index // 4, index % 4
-    return nearest, face_index, weights[which, torch.arange(len(points), device=points.device), face_index]
+    weights = torch.stack(candidates, 2)  # [P, F, 4, 3]
+    distance = (points[:, None, None] - torch.einsum("pfsk,fkd->pfsd", weights, corners)).norm(dim=-1)
+    chosen = distance.argmin(2)[..., None, None].expand(-1, -1, 1, 3)
+    return weights.gather(2, chosen)[:, :, 0]
+
+
+def closest_point(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance ``[P]``, face ``[P]`` and barycentrics ``[P, 3]`` of the nearest place on the mesh."""
+    corners = vertices[faces.long()]
+    weights = places_on_triangles(points, corners)
+    distance = (points[:, None] - torch.einsum("pfk,fkd->pfd", weights, corners)).norm(dim=-1)
+    nearest, face_index = distance.min(1)
+    return nearest, face_index, weights[torch.arange(len(points), device=points.device), face_index]

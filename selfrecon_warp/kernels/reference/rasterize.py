@@ -9,11 +9,16 @@ from selfrecon_warp.kernels.rasterize import NEAR, Fragments
 
 
 def edge(a: Tensor, b: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Twice the signed area of ``(a, b, pixel)``, measured from the end that comes first in ``(u, v)`` order."""
-    first = (a[..., 0] < b[..., 0]) | ((a[..., 0] == b[..., 0]) & (a[..., 1] < b[..., 1]))
-    start = torch.where(first[..., None], a, b)
-    along = b - a
-    return along[..., 0] * (v - start[..., 1]) - along[..., 1] * (u - start[..., 0])
+    """Twice the signed area of ``(a, b, pixel)``."""
+    return (a[..., 0] - u) * (b[..., 1] - v) - (a[..., 1] - v) * (b[..., 0] - u)
+
+
+def drawn_area(corners: Tensor, cull_backfaces: bool) -> Tensor:
+    """Twice the signed area of triangles ``[..., 3, 3]``; 0 for those that are not drawn."""
+    p0, p1, p2 = corners.unbind(-2)
+    area = edge(p0, p1, p2[..., 0], p2[..., 1])
+    drawn = corners.isfinite().flatten(-2).all(-1) & area.isfinite() & (corners[..., 2].amin(-1) > NEAR)
+    return torch.where(drawn & (area < 0 if cull_backfaces else True), area, 0)
 
 
 def locate(corners: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,13 +39,11 @@ def visible_faces(
     p0, p1, p2 = (p[:, :, None, None] for p in corners.unbind(-2))
     row = torch.arange(height, device=corners.device).to(corners).view(1, 1, -1, 1)
     column = torch.arange(width, device=corners.device).to(corners).view(1, 1, 1, -1)
-    area = edge(p0, p1, p2[..., 0], p2[..., 1])
+    area = drawn_area(corners, cull_backfaces)[:, :, None, None]
     weights = [area.sign() * edge(*ends, column, row) for ends in ((p1, p2), (p2, p0), (p0, p1))]
     total = weights[0] + weights[1] + weights[2]
     covered = (weights[0] >= 0) & (weights[1] >= 0) & (weights[2] >= 0) & (total > 0)
-    covered &= (corners[..., 2].amin(-1) > NEAR)[:, :, None, None] & (area.abs() > 0)
-    if cull_backfaces:
-        covered &= area < 0
+    covered &= area != 0
     inverse_depth = sum(w / p[..., 2] for w, p in zip(weights, (p0, p1, p2), strict=True)) / total
     bits = inverse_depth.float().view(torch.int32).long()
     rank = torch.arange(F, device=corners.device).flip(0).view(1, -1, 1, 1)
@@ -76,10 +79,10 @@ def pixel_barycentrics(
     return barycentrics, vertices_pixel.new_zeros(len(pixels)).index_put((seen.nonzero()[:, 0],), z)
 
 
-def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
-    """Vertex attributes ``[V, C]`` or ``[B, V, C]`` at the pixels, ``[B, H, W, C]``."""
-    face_index, barycentrics, _ = fragments
+def interpolate(attributes: Tensor, faces: Tensor, fragments: tuple[Tensor, ...]) -> Tensor:
+    """Vertex attributes ``[V, C]`` or ``[B, V, C]`` at the pixels, ``[B, ..., C]``."""
+    face_index, barycentrics = fragments[:2]
     per_frame = attributes.expand(len(face_index), *attributes.shape[-2:])
-    frame = torch.arange(len(face_index), device=attributes.device).view(-1, 1, 1, 1)
+    frame = torch.arange(len(face_index), device=attributes.device).view(-1, *[1] * face_index.dim())
     corners = per_frame[frame, faces.long()[face_index.clamp(min=0).long()]]
     return (barycentrics[..., None] * corners).sum(-2)

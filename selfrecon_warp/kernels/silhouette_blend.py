@@ -1,0 +1,370 @@
+"""How opaque the faces around a pixel are together: the kernels of ``blended_silhouette``.
+
+A face covers a pixel with the probability ``p = 1 / (1 + exp(d / sigma))`` of the signed squared distance ``d`` between
+its border and the pixel's centre. Probabilities are taken as independent, so the light that passes all faces is
+``T = prod(1 - p) = 1 / prod(1 + exp(-d / sigma))`` and ``dT/dd = T p / sigma``.
+
+Either all faces within the radius count, in whatever order, and no list is kept; or the nearest few that
+``select_layers`` found. Below ``OPAQUE`` no light passes: such a pixel is covered and carries no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from selfrecon_warp.kernels.face_tiles import (
+    RUN,
+    border_distance_of_run,
+    edge_weights_of_run,
+    higher_of_runs,
+    lowest_of_run,
+    nearest_border,
+    place_of_run,
+    run_of,
+    segment_distances,
+    segment_places,
+    tile_faces,
+)
+from selfrecon_warp.kernels.interop import (
+    SCALAR,
+    cleared,
+    ints,
+    lanes,
+    launch_split,
+    scalars,
+    split_parts,
+    vec3is,
+    vec3s,
+)
+from selfrecon_warp.kernels.rasterize_layers import select_layers
+from selfrecon_warp.kernels.triangle import least
+
+OPAQUE = wp.constant(1e-12)
+"""Least share of the light that counts."""
+
+
+@wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
+def blend_all_kernel(
+    first: wp.int32,
+    records: wp.array2d[Any],  # [B F, 3] lanes of 4
+    start: wp.array[wp.int32],  # [tiles parts + 1]
+    entries: wp.array[wp.int32],
+    parts: wp.int32,
+    tile_bits: wp.int32,
+    face_count: wp.int32,
+    height: wp.int32,
+    width: wp.int32,
+    tile_rows: wp.int32,
+    tile_columns: wp.int32,
+    radius: Any,
+    sharpness: Any,
+    # outputs
+    light: wp.array[Any],  # [B H W]
+):
+    """Light that passes all faces near four pixels side by side."""
+    tile, b, row, column = place_of_run(wp.tid() + first, tile_bits, tile_rows, tile_columns)
+    if row >= height or column >= width:
+        return
+    zero = type(radius)(0.0)
+    one = type(radius)(1.0)
+    u = type(radius)(column)
+    v = type(radius)(row)
+    columns = wp.vector(u, u + type(radius)(1.0), u + type(radius)(2.0), u + type(radius)(3.0))
+    most = one / type(radius)(OPAQUE)
+    blocked = run_of(one)
+    for k in range(4):
+        if column + k >= width:
+            blocked[k] = most
+    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
+        face = b * face_count + entries[entry]
+        r0 = records[face, 0]
+        r1 = records[face, 1]
+        r2 = records[face, 2]
+        x0 = run_of(r0[0]) - columns
+        x1 = run_of(r0[2]) - columns
+        x2 = run_of(r1[0]) - columns
+        y0 = r0[1] - v
+        y1 = r0[3] - v
+        y2 = r1[1] - v
+        w0, w1, w2 = edge_weights_of_run(x0, y0, x1, y1, x2, y2)
+        outside = higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
+        lowest = lowest_of_run(outside)
+        if lowest < radius or lowest <= zero:
+            squared = border_distance_of_run(x0, y0, x1, y1, x2, y2, r2)
+            for k in range(4):
+                inside = outside[k] <= zero
+                if (inside or squared[k] < radius * radius) and blocked[k] < most:
+                    signed = wp.where(inside, squared[k], -squared[k])
+                    blocked[k] = blocked[k] * (one + wp.exp(signed * sharpness))
+            if lowest_of_run(blocked) >= most:
+                break
+    pixel = (b * height + row) * width + column
+    for k in range(4):
+        if column + k < width:
+            light[pixel + k] = wp.where(blocked[k] < most, one / blocked[k], zero)
+
+
+@wp.func
+def push_apart(ax: Any, ay: Any, bx: Any, by: Any, scale: Any, pull: Any):
+    """Gradients to the ends of an edge, summed over a run, for ``pull`` on its squared distances."""
+    t = segment_places(ax, ay, bx, by, scale)
+    x = ax + t * (bx[0] - ax[0])
+    y = run_of(ay) + t * (by - ay)
+    twice = pull * type(ay)(2.0)
+    to_b = wp.cw_mul(twice, t)
+    to_a = twice - to_b
+    zero = type(ay)(0.0)
+    return wp.vector(wp.dot(to_a, x), wp.dot(to_a, y), zero), wp.vector(wp.dot(to_b, x), wp.dot(to_b, y), zero)
+
+
+@wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
+def blend_all_vjp_kernel(
+    first: wp.int32,
+    records: wp.array2d[Any],  # [B F, 3] lanes of 4
+    start: wp.array[wp.int32],  # [tiles parts + 1]
+    entries: wp.array[wp.int32],
+    parts: wp.int32,
+    tile_bits: wp.int32,
+    face_count: wp.int32,
+    height: wp.int32,
+    width: wp.int32,
+    tile_rows: wp.int32,
+    tile_columns: wp.int32,
+    radius: Any,
+    sharpness: Any,
+    light: wp.array[Any],  # [B H W]
+    grad_light: wp.array[Any],  # [B H W]
+    faces: wp.array[wp.vec3i],  # [F]
+    vertex_count: wp.int32,
+    share: wp.int32,
+    # outputs
+    grad_vertices: wp.array2d[Any],  # [buffers, B V] vec3
+):
+    """Gradient of ``blend_all_kernel`` to the vertices, each part of the runs into a buffer of its own."""
+    part, i = wp.tid()
+    part += first
+    i += part * share
+    tile, b, row, column = place_of_run(i, tile_bits, tile_rows, tile_columns)
+    if b * height >= light.shape[0] / width or row >= height or column >= width:
+        return
+    zero = type(radius)(0.0)
+    one = type(radius)(1.0)
+    u = type(radius)(column)
+    v = type(radius)(row)
+    columns = wp.vector(u, u + type(radius)(1.0), u + type(radius)(2.0), u + type(radius)(3.0))
+    pixel = (b * height + row) * width + column
+    upstream = run_of(zero)
+    for k in range(4):
+        if column + k < width:
+            upstream[k] = grad_light[pixel + k] * light[pixel + k] * sharpness
+    if wp.dot(upstream, upstream) == zero:
+        return
+    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
+        f = entries[entry]
+        face = b * face_count + f
+        r0 = records[face, 0]
+        r1 = records[face, 1]
+        r2 = records[face, 2]
+        x0 = run_of(r0[0]) - columns
+        x1 = run_of(r0[2]) - columns
+        x2 = run_of(r1[0]) - columns
+        y0 = r0[1] - v
+        y1 = r0[3] - v
+        y2 = r1[1] - v
+        w0, w1, w2 = edge_weights_of_run(x0, y0, x1, y1, x2, y2)
+        outside = higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
+        lowest = lowest_of_run(outside)
+        if lowest < radius or lowest <= zero:
+            e0 = segment_distances(x1, y1, x2, y2, r2[1])
+            e1 = segment_distances(x2, y2, x0, y0, r2[2])
+            e2 = segment_distances(x0, y0, x1, y1, r2[3])
+            pull0 = run_of(zero)
+            pull1 = run_of(zero)
+            pull2 = run_of(zero)
+            for k in range(4):
+                inside = outside[k] <= zero
+                squared = least(e0[k], e1[k], e2[k])
+                if upstream[k] != zero and (inside or squared < radius * radius):
+                    signed = wp.where(inside, squared, -squared)
+                    pull = upstream[k] / (one + wp.exp(-signed * sharpness))
+                    if inside:
+                        pull = -pull
+                    if e0[k] == squared:
+                        pull0[k] = pull
+                    elif e1[k] == squared:
+                        pull1[k] = pull
+                    else:
+                        pull2[k] = pull
+            to_p1, to_p2 = push_apart(x1, y1, x2, y2, r2[1], pull0)
+            also_p2, to_p0 = push_apart(x2, y2, x0, y0, r2[2], pull1)
+            also_p0, also_p1 = push_apart(x0, y0, x1, y1, r2[3], pull2)
+            corner = faces[f]
+            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[0], to_p0 + also_p0)
+            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[1], to_p1 + also_p1)
+            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[2], to_p2 + also_p2)
+
+
+@wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
+def blend_nearest_kernel(
+    first: wp.int32,
+    records: wp.array2d[Any],  # [B F, 3] lanes of 4
+    keys: wp.array2d[wp.uint64],  # [B H W, K]
+    counts: wp.array[wp.int32],  # [B H W]
+    tile_bits: wp.int32,
+    face_count: wp.int32,
+    height: wp.int32,
+    width: wp.int32,
+    tile_rows: wp.int32,
+    tile_columns: wp.int32,
+    sharpness: Any,
+    # outputs
+    light: wp.array[Any],  # [B H W]
+):
+    """Light that passes the nearest faces of a pixel."""
+    j = wp.tid() + first
+    _tile, b, row, column = place_of_run(j >> 2, tile_bits, tile_rows, tile_columns)
+    column += j & 3
+    if row >= height or column >= width:
+        return
+    i = (b * height + row) * width + column
+    one = type(sharpness)(1.0)
+    if counts[i] == 0:
+        light[i] = one
+        return
+    blocked = one
+    most = one / type(sharpness)(OPAQUE)
+    base = b * face_count
+    u = type(sharpness)(column)
+    v = type(sharpness)(row)
+    for k in range(counts[i]):
+        face = base + wp.int32(wp.uint32(keys[i, k]))
+        _at, signed, _opposite = nearest_border(records[face, 0], records[face, 1], records[face, 2], u, v)
+        blocked *= one + wp.exp(-signed * sharpness)
+        if not (blocked < most):
+            break
+    light[i] = wp.where(blocked < most, one / blocked, type(sharpness)(0.0))
+
+
+@wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
+def blend_nearest_vjp_kernel(
+    first: wp.int32,
+    records: wp.array2d[Any],  # [B F, 3] lanes of 4
+    keys: wp.array2d[wp.uint64],  # [B H W, K]
+    counts: wp.array[wp.int32],  # [B H W]
+    tile_bits: wp.int32,
+    face_count: wp.int32,
+    height: wp.int32,
+    width: wp.int32,
+    tile_rows: wp.int32,
+    tile_columns: wp.int32,
+    sharpness: Any,
+    light: wp.array[Any],  # [B H W]
+    grad_light: wp.array[Any],  # [B H W]
+    faces: wp.array[wp.vec3i],  # [F]
+    vertex_count: wp.int32,
+    share: wp.int32,
+    # outputs
+    grad_vertices: wp.array2d[Any],  # [buffers, B V] vec3
+):
+    """Gradient of ``blend_nearest_kernel`` to the vertices, each part of the pixels into a buffer of its own."""
+    part, j = wp.tid()
+    part += first
+    j += part * share
+    _tile, b, row, column = place_of_run(j >> 2, tile_bits, tile_rows, tile_columns)
+    column += j & 3
+    if b * height >= counts.shape[0] / width or row >= height or column >= width:
+        return
+    i = (b * height + row) * width + column
+    one = type(sharpness)(1.0)
+    zero = type(sharpness)(0.0)
+    upstream = type(sharpness)(2.0) * grad_light[i] * light[i] * sharpness
+    if upstream == zero:
+        return
+    u = type(sharpness)(column)
+    v = type(sharpness)(row)
+    for k in range(counts[i]):
+        f = wp.int32(wp.uint32(keys[i, k]))
+        face = b * face_count + f
+        at, signed, opposite = nearest_border(records[face, 0], records[face, 1], records[face, 2], u, v)
+        pull = upstream / (one + wp.exp(signed * sharpness))
+        if signed <= zero:
+            pull = -pull
+        corner = faces[f]
+        from_corner = corner[1]
+        to_corner = corner[2]
+        if opposite == 1:
+            from_corner = corner[2]
+            to_corner = corner[0]
+        elif opposite == 2:
+            from_corner = corner[0]
+            to_corner = corner[1]
+        push = pull * wp.vector(at[0], at[1], zero)
+        wp.atomic_add(grad_vertices, part, b * vertex_count + from_corner, (one - at[2]) * push)
+        wp.atomic_add(grad_vertices, part, b * vertex_count + to_corner, at[2] * push)
+
+
+class BlendFaces(torch.autograd.Function):
+    """Light ``[B, H, W]`` that passes the faces near each pixel; at least one frame, vertex and face."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        vertices: Tensor,
+        faces: Tensor,
+        height: int,
+        width: int,
+        radius: float,
+        sigma: float,
+        faces_per_pixel: int | None,
+    ) -> Tensor:
+        light = vertices.new_empty(len(vertices), height, width)
+        tiles = tile_faces(vertices, faces, height, width, radius, perspective_correct=True, cull_backfaces=False)
+        if faces_per_pixel is None:
+            lists = tiles.start, tiles.entries
+        else:
+            lists = select_layers(tiles, height, width, faces_per_pixel, radius, True, True)
+        ctx.options = tiles.size, tiles.parts, faces_per_pixel is None, radius, sigma
+        ctx.save_for_backward(vertices, faces, light, tiles.records, *lists)
+        inputs, threads = _launch_inputs(ctx.options, light, tiles.records, *lists)
+        kernel = blend_all_kernel if faces_per_pixel is None else blend_nearest_kernel
+        launch_split(kernel, vertices, (threads,), inputs, [scalars(light.view(-1))], grain=256)
+        return light
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_light: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        vertices, faces, light, *lists = ctx.saved_tensors
+        B, V = vertices.shape[:2]
+        inputs, threads = _launch_inputs(ctx.options, light, *lists)
+        parts = split_parts(vertices, threads, 256)
+        share = -(-threads // parts)
+        grad = cleared(vertices, parts, B, V, 3)
+        inputs += [scalars(light.view(-1)), scalars(grad_light.contiguous().view(-1)), vec3is(faces), V, share]
+        kernel = blend_all_vjp_kernel if ctx.options[2] else blend_nearest_vjp_kernel
+        launch_split(kernel, vertices, (parts, share), inputs, [vec3s(grad.view(parts, -1, 3))], grain=1)
+        return grad.sum(0) if parts > 1 else grad[0], *[None] * 6
+
+
+def _launch_inputs(
+    options: tuple[int, int, bool, float, float], light: Tensor, records: Tensor, *lists: Tensor
+) -> tuple[list[Any], int]:
+    """What forward and backward kernel begin with, and their number of threads."""
+    size, parts, all_faces, radius, sigma = options
+    B, height, width = light.shape
+    rows, columns = math.ceil(height / size), math.ceil(width / size)
+    scalar = SCALAR[records.dtype]
+    place = [size.bit_length() - 1, records.shape[1], height, width, rows, columns]
+    threads = B * rows * columns * size * size
+    shown = lanes(records.view(-1, 12), 12)
+    if all_faces:
+        start, entries = lists
+        inputs = [shown, ints(start), ints(entries), parts, *place, scalar(radius), scalar(1 / sigma)]
+        return inputs, threads // RUN
+    keys, counts = lists
+    return [shown, wp.from_torch(keys, dtype=wp.uint64), ints(counts), *place, scalar(1 / sigma)], threads

@@ -1,0 +1,361 @@
+"""One cell of a node lattice, and the kernels that gather from its corners or scatter to them.
+
+All of them run one thread per level and point, levels outermost, so that a level's rows stay in cache. Those that
+gather may be shared among CPU threads by points. The two that scatter run over "shares": a share adds to the rows of
+one level that lie in a range of its own, and no two shares own a row, so that shares may run side by side and every
+row is added up in the same order however many there are. The loop over corners is the innermost one: it keeps eight
+rows in flight at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import warp as wp
+
+from selfrecon_warp.kernels.interop import CPU_FLAGS
+
+wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
+
+HASH_Y = wp.constant(wp.uint32(2654435761))
+HASH_Z = wp.constant(wp.uint32(805459861))
+Rows = wp.types.vector(8, wp.int32)
+
+
+@wp.func
+def corner_weights(t: Any):
+    """Share of each of the eight cell corners at cell position ``t`` in [0, 1]^3; the corners' bits are x y z."""
+    one = type(t[0])(1.0)
+    x = one - t[0]
+    y = one - t[1]
+    z = one - t[2]
+    return wp.vector(
+        x * y * z,
+        x * y * t[2],
+        x * t[1] * z,
+        x * t[1] * t[2],
+        t[0] * y * z,
+        t[0] * y * t[2],
+        t[0] * t[1] * z,
+        t[0] * t[1] * t[2],
+    )
+
+
+@wp.func
+def corner_slope(corner: int, t: Any):
+    """Gradient along ``t`` of one corner's share."""
+    one = type(t[0])(1.0)
+    x = wp.where((corner & 4) != 0, t[0], one - t[0])
+    y = wp.where((corner & 2) != 0, t[1], one - t[1])
+    z = wp.where((corner & 1) != 0, t[2], one - t[2])
+    dx = wp.where((corner & 4) != 0, one, -one)
+    dy = wp.where((corner & 2) != 0, one, -one)
+    dz = wp.where((corner & 1) != 0, one, -one)
+    return type(t)(dx * y * z, x * dy * z, x * y * dz)
+
+
+@wp.func
+def corner_twist(corner: int, t: Any):
+    """Mixed second derivatives of one corner's share: xy, xz, yz; the pure ones vanish."""
+    one = type(t[0])(1.0)
+    x = wp.where((corner & 4) != 0, t[0], one - t[0])
+    y = wp.where((corner & 2) != 0, t[1], one - t[1])
+    z = wp.where((corner & 1) != 0, t[2], one - t[2])
+    dx = wp.where((corner & 4) != 0, one, -one)
+    dy = wp.where((corner & 2) != 0, one, -one)
+    dz = wp.where((corner & 1) != 0, one, -one)
+    return type(t)(dx * dy * z, dx * y * dz, x * dy * dz)
+
+
+@wp.func
+def held(x: Any, count: int):
+    """Node coordinate ``x`` moved to the nearest of ``count`` nodes where it lies beyond them; NaN stays NaN."""
+    last = type(x)(count - 1)
+    low = wp.where(x < type(x)(0.0), type(x)(0.0), x)
+    return wp.where(low > last, last, low)
+
+
+@wp.func
+def cell_of(x: Any, count: int):
+    """First node of the cell that holds a coordinate within the nodes of one axis; NaN gives a cell as well."""
+    return wp.clamp(int(x), 0, wp.max(count - 2, 0))
+
+
+@wp.func
+def locate(point: Any, origin: Any, scale: Any, nodes: wp.array2d[int], level: int):
+    """Cell, position within it, and ``scale`` with zeros along clamped axes."""
+    raw = wp.cw_mul(point - origin, scale)
+    zero = type(point[0])(0.0)
+    x = held(raw[0], nodes[level, 0])
+    y = held(raw[1], nodes[level, 1])
+    z = held(raw[2], nodes[level, 2])
+    cell = wp.vec3i(cell_of(x, nodes[level, 0]), cell_of(y, nodes[level, 1]), cell_of(z, nodes[level, 2]))
+    t = type(point)(x - type(zero)(cell[0]), y - type(zero)(cell[1]), z - type(zero)(cell[2]))
+    reach = type(point)(
+        wp.where(x == raw[0], scale[0], zero),
+        wp.where(y == raw[1], scale[1], zero),
+        wp.where(z == raw[2], scale[2], zero),
+    )
+    return cell, t, reach
+
+
+@wp.func
+def corner_rows(cell: wp.vec3i, nodes: wp.array2d[int], level: int):
+    """Table rows of the eight corners of a cell."""
+    x = wp.min(cell[0] + 1, nodes[level, 0] - 1)
+    y = wp.min(cell[1] + 1, nodes[level, 1] - 1)
+    z = wp.min(cell[2] + 1, nodes[level, 2] - 1)
+    offset = nodes[level, 3]
+    mask = nodes[level, 4]
+    rows = Rows()
+    for corner in range(8):
+        i = wp.where((corner & 4) != 0, x, cell[0])
+        j = wp.where((corner & 2) != 0, y, cell[1])
+        k = wp.where((corner & 1) != 0, z, cell[2])
+        if mask == 0:
+            rows[corner] = offset + (i * nodes[level, 1] + j) * nodes[level, 2] + k
+        else:
+            hashed = wp.uint32(i) ^ (wp.uint32(j) * HASH_Y) ^ (wp.uint32(k) * HASH_Z)
+            rows[corner] = offset + int(hashed & wp.uint32(mask))
+    return rows
+
+
+@wp.func
+def lane_sum(lane: Any):
+    """Sum of the entries of a lane; lanes are added up first because this runs one entry after the other."""
+    return wp.dot(lane, type(lane)(type(lane[0])(1.0)))
+
+
+@wp.kernel
+def interpolate_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    table: wp.array2d[Any],  # [T, C / lane] lanes
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    values: wp.array2d[Any],  # [P, L * C / lane] lanes
+):
+    """Gather the eight corners of the point's cell."""
+    level, p = wp.tid()
+    p += first
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
+        rows = corner_rows(cell, nodes, level)
+        shares = weight * corner_weights(t)
+        count = table.shape[1]
+        for c in range(count):
+            total = table.dtype()
+            for corner in range(8):
+                total += shares[corner] * table[rows[corner], c]
+            values[p, level * count + c] = total
+
+
+@wp.kernel
+def interpolate_jacobian_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    table: wp.array2d[Any],  # [T, C / lane] lanes
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    values: wp.array2d[Any],  # [P, L * C / lane] lanes
+    jacobian: wp.array3d[Any],  # [P, 3, L * C / lane] lanes
+):
+    """Gather the eight corners with their shares and the slopes of these."""
+    level, p = wp.tid()
+    p += first
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+        rows = corner_rows(cell, nodes, level)
+        shares = weight * corner_weights(t)
+        reach *= weight
+        count = table.shape[1]
+        for c in range(count):
+            total = table.dtype()
+            along_x = table.dtype()
+            along_y = table.dtype()
+            along_z = table.dtype()
+            for corner in range(8):
+                row = table[rows[corner], c]
+                slope = wp.cw_mul(reach, corner_slope(corner, t))
+                total += shares[corner] * row
+                along_x += slope[0] * row
+                along_y += slope[1] * row
+                along_z += slope[2] * row
+            values[p, level * count + c] = total
+            jacobian[p, 0, level * count + c] = along_x
+            jacobian[p, 1, level * count + c] = along_y
+            jacobian[p, 2, level * count + c] = along_z
+
+
+@wp.kernel
+def slope_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    table: wp.array2d[Any],  # [T, C / lane] lanes
+    grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    grad_points: wp.array[Any],  # [P] vec3
+):
+    """Contract the values' gradient with the slopes of the interpolation."""
+    level, p = wp.tid()
+    p += first
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+        rows = corner_rows(cell, nodes, level)
+        count = table.shape[1]
+        total_x = table.dtype()
+        total_y = table.dtype()
+        total_z = table.dtype()
+        for c in range(count):
+            along_x = table.dtype()
+            along_y = table.dtype()
+            along_z = table.dtype()
+            for corner in range(8):
+                row = table[rows[corner], c]
+                slope = corner_slope(corner, t)
+                along_x += slope[0] * row
+                along_y += slope[1] * row
+                along_z += slope[2] * row
+            grad = grad_values[p, level * count + c]
+            total_x += wp.cw_mul(grad, along_x)
+            total_y += wp.cw_mul(grad, along_y)
+            total_z += wp.cw_mul(grad, along_z)
+        total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
+        wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
+
+
+@wp.kernel
+def jacobian_slope_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    table: wp.array2d[Any],  # [T, C / lane] lanes
+    grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
+    grad_jacobian: wp.array3d[Any],  # [P, 3, L * C / lane] lanes
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    grad_points: wp.array[Any],  # [P] vec3
+):
+    """Contract the gradients of values and Jacobian with slopes and mixed second derivatives."""
+    level, p = wp.tid()
+    p += first
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+        rows = corner_rows(cell, nodes, level)
+        count = table.shape[1]
+        total_x = table.dtype()
+        total_y = table.dtype()
+        total_z = table.dtype()
+        for c in range(count):
+            along_x = table.dtype()
+            along_y = table.dtype()
+            along_z = table.dtype()
+            along_xy = table.dtype()
+            along_xz = table.dtype()
+            along_yz = table.dtype()
+            for corner in range(8):
+                row = table[rows[corner], c]
+                slope = corner_slope(corner, t)
+                twist = corner_twist(corner, t)
+                along_x += slope[0] * row
+                along_y += slope[1] * row
+                along_z += slope[2] * row
+                along_xy += twist[0] * row
+                along_xz += twist[1] * row
+                along_yz += twist[2] * row
+            k = level * count + c
+            grad = grad_values[p, k]
+            grad_x = reach[0] * grad_jacobian[p, 0, k]
+            grad_y = reach[1] * grad_jacobian[p, 1, k]
+            grad_z = reach[2] * grad_jacobian[p, 2, k]
+            total_x += wp.cw_mul(grad, along_x) + wp.cw_mul(grad_y, along_xy) + wp.cw_mul(grad_z, along_xz)
+            total_y += wp.cw_mul(grad, along_y) + wp.cw_mul(grad_x, along_xy) + wp.cw_mul(grad_z, along_yz)
+            total_z += wp.cw_mul(grad, along_z) + wp.cw_mul(grad_x, along_xz) + wp.cw_mul(grad_y, along_yz)
+        total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
+        wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
+
+
+@wp.kernel
+def scatter_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
+    shares: wp.array2d[int],  # [S, 3]: level, first row and end of the rows it adds to
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    grad_table: wp.array2d[Any],  # [T, C / lane] lanes
+):
+    """Spread the values' gradient over the eight corners; a point that is NaN has none."""
+    share, p = wp.tid()
+    share += first
+    level = shares[share, 0]
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
+        if t == t:
+            rows = corner_rows(cell, nodes, level)
+            parts = weight * corner_weights(t)
+            count = grad_table.shape[1]
+            for c in range(count):
+                grad = grad_values[p, level * count + c]
+                for corner in range(8):
+                    if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
+                        wp.atomic_add(grad_table, rows[corner], c, parts[corner] * grad)
+
+
+@wp.kernel
+def jacobian_scatter_kernel(
+    first: wp.int32,
+    points: wp.array[Any],  # [P] vec3
+    grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
+    grad_jacobian: wp.array3d[Any],  # [P, 3, L * C / lane] lanes
+    shares: wp.array2d[int],  # [S, 3]: level, first row and end of the rows it adds to
+    nodes: wp.array2d[int],  # [L, 5]
+    origin: wp.array[Any],  # [L] vec3
+    scale: wp.array[Any],  # [L] vec3
+    weights: wp.array[Any],  # [L]
+    # outputs
+    grad_table: wp.array2d[Any],  # [T, C / lane] lanes
+):
+    """Spread the gradients of values and Jacobian over the eight corners; a point that is NaN has none."""
+    share, p = wp.tid()
+    share += first
+    level = shares[share, 0]
+    weight = weights[level]
+    if weight != type(weight)(0.0):
+        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+        if t == t:
+            rows = corner_rows(cell, nodes, level)
+            parts = weight * corner_weights(t)
+            reach *= weight
+            count = grad_table.shape[1]
+            for c in range(count):
+                k = level * count + c
+                grad = grad_values[p, k]
+                grad_x = reach[0] * grad_jacobian[p, 0, k]
+                grad_y = reach[1] * grad_jacobian[p, 1, k]
+                grad_z = reach[2] * grad_jacobian[p, 2, k]
+                for corner in range(8):
+                    if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
+                        slope = corner_slope(corner, t)
+                        total = parts[corner] * grad + slope[0] * grad_x + slope[1] * grad_y + slope[2] * grad_z
+                        wp.atomic_add(grad_table, rows[corner], c, total)
