@@ -1,6 +1,9 @@
 # make demo   set up .venv, synthesize a person, fit an avatar, write demo/report.html
 # make test   set up .venv, run every check: lint, types, spelling, tests, a smoke fit of the built wheel
 #
+# make bench      set up .venv with the peers, time every kernel beside them: benchmarks/results/kernels_cpu.md
+# make bench-env  set up .venv-bench with PyTorch3D (Python 3.11, Linux x86-64, 5 GB), which `make bench` then includes
+#
 # torch is installed before everything else, so that this line alone decides which build it is. CPU only, a small download:
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 
@@ -8,11 +11,13 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+BENCH_PYTHON ?= python3.11
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -qq
 
-.PHONY: demo test lint smoke clean
+.PHONY: demo test lint smoke bench bench-env clean
 
 demo: $(VENV)/installed
 	$(BIN)/selfrecon demo --out demo --overwrite
@@ -33,6 +38,7 @@ smoke: $(VENV)/installed-dev
 	$(PIP) --no-deps --target $(VENV)/smoke/site .
 	rm -rf build
 	cd $(VENV)/smoke && PYTHONPATH=site ../bin/python -m selfrecon_warp demo --smoke --out demo
+	cd $(VENV)/smoke && PYTHONPATH=site ../bin/python -m selfrecon_warp bench --quick --op encode --json bench.json
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,5 +50,18 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e .[dev]
 	touch $@
 
+bench: $(VENV)/installed
+	$(PIP) -e .[bench]
+	$(BIN)/selfrecon bench $(BENCH_ARGS)
+
+# A wheel of PyTorch3D with compiled code exists for this Python and this torch alone; `===` because its CUDA libraries are
+# missing from a local CPU build that `==` would take. It runs without a GPU. This torch needs setuptools older than 82.
+bench-env:
+	test -x .venv-bench/bin/python || $(BENCH_PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --disable-pip-version-check --progress-bar off -qq --only-binary :all: \
+		"torch===2.12.0" easypytorch3d==0.7.9.post1 "setuptools>=77,<82"
+	.venv-bench/bin/python -m pip install --disable-pip-version-check --progress-bar off -qq -e .[bench]
+	.venv-bench/bin/python -c "import pytorch3d.ops, pytorch3d.renderer, selfrecon_warp.benchmarks.harness"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

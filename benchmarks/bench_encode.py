@@ -1,66 +1,63 @@
 """The feature grid of the canonical surface at a step's points, and at the nodes of an extraction.
 
-A box of 1.8 x 2.4 x 0.9 m, cells from 15 cm to 9 mm; "jacobian" is what a step runs, "twice" what it replaces.
+A box of 1.8 x 2.4 x 0.9 m, cells from 15 cm to 9 mm. "slope" is the gradient along the points and the gradient of that
+to the table, which a step needs; "jacobian" is how the pipeline computes it, features and Jacobian in one pass.
 """
 
 import torch
-from harness import Measurement, main, measure
 
-from selfrecon_warp.kernels.encode import encode_grid, encode_grid_jacobian, grid_layout
+from selfrecon_warp.benchmarks.harness import BACKWARD, FORWARD, Benchmark, Bound, Case, Prepared, main, timed
+from selfrecon_warp.kernels import encode as warp_op
 from selfrecon_warp.kernels.reference import encode as reference
 
-CASES = {  # levels, channels, log2 of a level's rows, points
-    "step": (8, 2, 16, 20_000),
-    "step, small table": (8, 2, 14, 20_000),
-    "step, wide": (6, 4, 15, 20_000),
-    "extraction": (8, 2, 16, 100_000),
-}
+STEP = {"levels": 8, "C": 2, "log2_rows": 16, "P": 20_000, "what": "features"}
+CASES = (
+    Case("step, 20k points", STEP, quick=True),
+    Case("step, small table", STEP | {"log2_rows": 14}),
+    Case("step, wide", STEP | {"levels": 6, "C": 4, "log2_rows": 15}),
+    Case("extraction, 100k points", STEP | {"P": 100_000}),
+    Case("slope, 20k points", STEP | {"what": "slope"}, quick=True, directions=(BACKWARD,)),
+    Case("jacobian, 20k points", STEP | {"what": "jacobian"}, quick=True, directions=(BACKWARD,)),
+)
 
 
-def forward(op):
-    """Features alone."""
-    return lambda points, table, layout: op(points.detach(), table.detach(), layout)
+def build(module):
+    """Features or their slope with one module's functions."""
+
+    def prepare(case: Case, direction: str, device: torch.device) -> Prepared:
+        layout = warp_op.grid_layout(case["levels"], 16, 256, case["log2_rows"], aspect=(1.8, 2.4, 0.9))
+        points = torch.rand(case["P"], 3, device=device)
+        table = 1e-2 * torch.randn(layout.rows, case["C"], device=device)
+        if case["what"] == "features":
+            return timed(lambda t: module.encode_grid(points, t, layout), [table], direction)
+        if case["what"] == "jacobian" and module is warp_op:
+            return timed(lambda t: module.encode_grid_jacobian(points, t, layout), [table], direction)
+        return Prepared(lambda: _slope(module, points, table, layout))
+
+    return prepare
 
 
-def gradient(op):
-    """Features and the gradient of the table."""
-    return lambda points, table, layout: torch.autograd.grad(op(points.detach(), table, layout).sum(), table)
+def _slope(module, points, table, layout):
+    points, table = points.requires_grad_(), table.requires_grad_()
+    (slope,) = torch.autograd.grad(module.encode_grid(points, table, layout).sum(), points, create_graph=True)
+    return torch.autograd.grad(slope.square().sum(), table)
 
 
-def twice(op):
-    """Features, their gradient along the points, and the gradient of that to the table."""
-
-    def step(points, table, layout):
-        (slope,) = torch.autograd.grad(op(points, table, layout).sum(), points, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), table)
-
-    return step
+def bound(case: Case, direction: str, _device: torch.device) -> Bound:
+    points, features = case["P"] * 3, case["P"] * case["levels"] * case["C"]
+    table = case["levels"] * case["C"] * 2 ** case["log2_rows"]
+    passes = 1 if direction == FORWARD else 3
+    return Bound("reads points and table, writes features; both again and the table's gradient for backward",
+                 bytes=4.0 * (points + features + table) * passes)  # fmt: skip
 
 
-def jacobian(points, table, layout):
-    """Features with their Jacobian, and the gradient of both to the table."""
-    outputs = encode_grid_jacobian(points.detach(), table, layout)
-    return torch.autograd.grad(outputs, table, [torch.ones_like(x) for x in outputs])
-
-
-OPERATIONS = {
-    "warp, forward": forward(encode_grid),
-    "torch, forward": forward(reference.encode_grid),
-    "warp, gradient": gradient(encode_grid),
-    "torch, gradient": gradient(reference.encode_grid),
-    "warp, twice": twice(encode_grid),
-    "torch, twice": twice(reference.encode_grid),
-    "warp, jacobian": jacobian,
-}
-
-
-def run(operation, case: str, device: torch.device) -> Measurement:
-    levels, channels, log2_size, count = CASES[case]
-    layout = grid_layout(levels, 16, 256, log2_size, aspect=(1.8, 2.4, 0.9))
-    points = torch.rand(count, 3, device=device, requires_grad=True)
-    table = (1e-2 * torch.randn(layout.rows, channels, device=device)).requires_grad_()
-    return measure(lambda: operation(points, table, layout), device)
-
+BENCHMARK = Benchmark(
+    op="encode",
+    cases=CASES,
+    implementations={"ours": build(warp_op), "torch": build(reference)},
+    items=lambda case: (case["P"], "points"),
+    bound=bound,
+)
 
 if __name__ == "__main__":
-    main("encode", CASES, OPERATIONS, run)
+    main(BENCHMARK)

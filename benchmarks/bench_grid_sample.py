@@ -1,72 +1,79 @@
-"""Skinning weights looked up at a step's surface points: 20k points in a volume of 24 weights.
+"""Trilinear lookup of a volume of 24 skinning weights and of a field of one channel, at points all over the box.
 
-The volume is constant during a fit; the points carry gradients. "field" has one channel and is learned.
+The plain reference is torch's ``grid_sample`` in five dimensions. Points carry gradients, and so does the volume where
+a case says "learned". "twice" differentiates the gradient along the points again; "jacobian" gives values and spatial
+derivatives in one pass, which the reference does with a backward pass a channel.
 """
 
 import torch
-from harness import Measurement, main, measure
 
-from selfrecon_warp.kernels.grid_sample import grid_sample, grid_sample_jacobian
+from selfrecon_warp.benchmarks.harness import BACKWARD, Benchmark, Bound, Case, Prepared, main, timed
+from selfrecon_warp.kernels import grid_sample as warp_op
 from selfrecon_warp.kernels.reference import grid_sample as reference
 
-CASES = {  # volume X Y Z C, points, volume carries gradients
-    "weights": ((65, 113, 33, 24), 20_000, False),
-    "weights, fine volume": ((129, 225, 65, 24), 20_000, False),
-    "field": ((65, 113, 33, 1), 20_000, True),
-}
+WEIGHTS = {"XYZ": (65, 113, 33), "C": 24, "P": 20_000, "learned": True, "what": "values"}
+FIELD = WEIGHTS | {"C": 1}
+FINE = WEIGHTS | {"XYZ": (129, 225, 65)}
+CASES = (
+    Case("24 channels, learned, 20k points", WEIGHTS, quick=True),
+    Case("24 channels, learned, 200k points", WEIGHTS | {"P": 200_000}),
+    Case("24 channels, constant, 20k points", WEIGHTS | {"learned": False}),
+    Case("24 channels, constant, fine volume", FINE | {"learned": False}),
+    Case("1 channel, learned, 20k points", FIELD, quick=True),
+    Case("1 channel, learned, 200k points", FIELD | {"P": 200_000}),
+    Case("24 channels, twice", WEIGHTS | {"what": "twice"}, directions=(BACKWARD,)),
+    Case("1 channel, twice", FIELD | {"what": "twice"}, directions=(BACKWARD,)),
+    Case(
+        "24 channels, jacobian",
+        WEIGHTS | {"learned": False, "what": "jacobian"},
+        once=("torch",),
+        directions=(BACKWARD,),
+    ),
+)
 
 
-def lookup(op):
-    """Forward alone."""
-    return lambda volume, points, box: op(volume.detach(), points.detach(), *box)
+def build(module):
+    """A lookup with one module's functions."""
+
+    def prepare(case: Case, direction: str, device: torch.device) -> Prepared:
+        volume = torch.rand(*case["XYZ"], case["C"], device=device)
+        points = torch.rand(case["P"], 3, device=device)
+        box = torch.zeros(3, device=device), torch.ones(3, device=device)
+        op = module.grid_sample_jacobian if case["what"] == "jacobian" else module.grid_sample
+        if case["what"] == "twice":
+            return Prepared(lambda: _twice(op, volume, points, box))
+        if case["learned"]:
+            return timed(lambda v, p: op(v, p, *box), [volume, points], direction)
+        return timed(lambda p: op(volume, p, *box), [points], direction)
+
+    return prepare
 
 
-def gradient(op):
-    """Forward and backward."""
-
-    def step(volume, points, box):
-        inputs = [x for x in (volume, points) if x.requires_grad]
-        return torch.autograd.grad(op(volume, points, *box).sum(), inputs)
-
-    return step
+def _twice(op, volume, points, box):
+    volume, points = volume.requires_grad_(), points.requires_grad_()
+    (slope,) = torch.autograd.grad(op(volume, points, *box).square().sum(), points, create_graph=True)
+    return torch.autograd.grad(slope.square().sum(), (volume, points))
 
 
-def twice(op):
-    """Forward, backward and backward through the points' gradient."""
-
-    def step(volume, points, box):
-        inputs = [x for x in (volume, points) if x.requires_grad]
-        (slope,) = torch.autograd.grad(op(volume, points, *box).square().sum(), points, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), inputs)
-
-    return step
-
-
-def jacobian(volume, points, box):
-    """Values with their Jacobian, forward and backward."""
-    inputs = [x for x in (volume, points) if x.requires_grad]
-    values, slopes = grid_sample_jacobian(volume, points, *box)
-    return torch.autograd.grad((values, slopes), inputs, (torch.ones_like(values), torch.ones_like(slopes)))
+def bound(case: Case, direction: str, _device: torch.device) -> Bound:
+    x, y, z = case["XYZ"]
+    channels, points = case["C"], case["P"]
+    volume = min(8 * points, x * y * z) * channels
+    values = points * (3 + channels * (4 if case["what"] == "jacobian" else 1))
+    moved = volume + values
+    if direction == BACKWARD:
+        moved += volume + values + points * 3 + x * y * z * channels * case["learned"]
+    return Bound("reads the voxels once, reads points, writes values; both again and gradients for backward",
+                 bytes=4.0 * moved)  # fmt: skip
 
 
-OPERATIONS = {
-    "warp, forward": lookup(grid_sample),
-    "torch, forward": lookup(reference.grid_sample),
-    "warp, gradient": gradient(grid_sample),
-    "torch, gradient": gradient(reference.grid_sample),
-    "warp, twice": twice(grid_sample),
-    "torch, twice": twice(reference.grid_sample),
-    "warp, jacobian": jacobian,
-}
-
-
-def run(operation, case: str, device: torch.device) -> Measurement:
-    shape, count, learned = CASES[case]
-    volume = torch.rand(*shape, device=device, requires_grad=learned)
-    points = torch.rand(count, 3, device=device, requires_grad=True)
-    box = torch.zeros(3, device=device), torch.ones(3, device=device)
-    return measure(lambda: operation(volume, points, box), device)
-
+BENCHMARK = Benchmark(
+    op="grid_sample",
+    cases=CASES,
+    implementations={"ours": build(warp_op), "torch": build(reference)},
+    items=lambda case: (case["P"], "points"),
+    bound=bound,
+)
 
 if __name__ == "__main__":
-    main("grid_sample", CASES, OPERATIONS, run)
+    main(BENCHMARK)

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, environment
-
+from selfrecon_warp.benchmarks.runner import RESULTS, environment
 from selfrecon_warp.devices import select_device
 from selfrecon_warp.synthesis import synthesize_capture
 from selfrecon_warp.train.session import fit_capture

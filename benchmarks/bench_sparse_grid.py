@@ -1,71 +1,108 @@
-"""Sparse SDF evaluation against a dense one: time with a body of capsules, whose own cost is small but not nothing."""
+"""Sparse evaluation of a signed distance, with a body of capsules whose own cost is small but not nothing.
+
+Lattices are those of a fast fit and of the paper's schedule. "warm" starts from the surface half a cell away, "fast"
+leaves the last level to interpolation; "torch" and "dense" ask for every node, "torch" as the reference does it, in one
+piece. Throughput counts the corners of the crossed cells, which any method has to ask for.
+"""
+
+from functools import cache
 
 import torch
-from harness import Measurement, main, measure
 
+from selfrecon_warp.benchmarks.harness import FORWARD, Benchmark, Bound, Case, Prepared, main, measure
+from selfrecon_warp.benchmarks.scenes import LATTICES, body_distance, box, dense_field
 from selfrecon_warp.kernels.reference import sparse_grid as reference
-from selfrecon_warp.kernels.sparse_grid import GridWorkspace, evaluate_sparse
-
-# nodes X, Y, Z: the lattice of a quick fit, and the coarse and fine ones of the paper's schedule
-CASES = {"quick": (113, 161, 65), "paper coarse": (225, 321, 129), "paper fine": (321, 417, 225)}
-BOX = (-0.8, -1.15, -0.4), (0.8, 0.85, 0.4)
-LIMBS = [
-    ((0, -0.3, 0), (0, 0.35, 0), 0.16),
-    ((0, 0.5, 0), (0, 0.6, 0), 0.1),
-    ((0.15, 0.3, 0), (0.6, -0.1, 0), 0.05),
-    ((-0.15, 0.3, 0), (-0.6, -0.1, 0), 0.05),
-    ((0.09, -0.35, 0), (0.17, -0.95, 0), 0.07),
-    ((-0.09, -0.35, 0), (-0.17, -0.95, 0), 0.07),
-]
+from selfrecon_warp.kernels.sparse_grid import GridWorkspace, SparseGrid, evaluate_sparse
 
 
-def body(points):
-    """Signed distance of the capsule body [m], ``[P, 3]`` to ``[P]``."""
-    distance = None
-    for start, end, radius in LIMBS:
-        start, axis = points.new_tensor(start), points.new_tensor(end) - points.new_tensor(start)
-        t = ((points - start) @ axis / (axis @ axis)).clamp(0, 1)
-        limb = (points - start - t[:, None] * axis).norm(dim=1) - radius
-        distance = limb if distance is None else torch.minimum(distance, limb)
-    return distance
-
-
-def box(device):
-    return [torch.tensor(corner, device=device) for corner in BOX]
-
-
-def run(operation: str, case: str, device: torch.device) -> Measurement | None:
-    lower, upper = box(device)
-    resolution = CASES[case]
-    if operation == "reference":
-        if case == "paper fine":
-            return None
-        return measure(lambda: reference.evaluate_sparse(body, lower, upper, resolution), device)
-    workspace = GridWorkspace(resolution, device)
-    options = {"mode": "fast"} if operation == "fast" else {}
-    if operation == "warm":
-        cells = evaluate_sparse(body, lower, upper, resolution, workspace=workspace).cells
-        _, Y, Z = resolution
-        low = torch.stack([cells // (Y * Z), cells // Z % Y, cells % Z], dim=1)
-        options = {"seeds": lower + (low + 0.5) * (upper - lower) / (lower.new_tensor(resolution) - 1)}
-    points, grid = _points(lower, upper, resolution, workspace, options)
-    alone = measure(lambda: [body(part) for part in points], device)
-    print(
-        f"{case}, {operation}: {grid.queries} queries in {grid.calls} calls, {alone.median:.1f} ms of them in the SDF"
+def case(lattice: str, mode: str) -> Case:
+    X, Y, Z = LATTICES[lattice]
+    skip = ["torch"] if lattice == "fine" else []
+    return Case(
+        f"{X}x{Y}x{Z}, {mode}",
+        {"X": X, "Y": Y, "Z": Z, "mode": mode},
+        quick=lattice == "quick" or (lattice, mode) == ("coarse", "lossless"),
+        skip=skip if mode == "lossless" else ["torch", "dense"],
+        directions=(FORWARD,),
     )
-    return measure(lambda: evaluate_sparse(body, lower, upper, resolution, workspace=workspace, **options), device)
 
 
-def _points(lower, upper, resolution, workspace, options):
-    """What the SDF is asked for, and the grid."""
+CASES = [case(lattice, mode) for lattice in LATTICES for mode in ("lossless", "warm", "fast")]
+
+
+def resolution(case: Case) -> tuple[int, int, int]:
+    return case["X"], case["Y"], case["Z"]
+
+
+def corners(grid: SparseGrid) -> int:
+    """Nodes around the crossed cells."""
+    _, Y, Z = grid.values.shape
+    offsets = [x * Y * Z + y * Z + z for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    return len(torch.cat([grid.cells + offset for offset in offsets]).unique())
+
+
+@cache
+def fewest_queries(resolution: tuple[int, int, int]) -> int:
+    return corners(evaluate_sparse(body_distance, *box("cpu"), resolution))
+
+
+def options(case: Case, device: torch.device) -> dict[str, object]:
+    """How a case calls the operation: an earlier surface, moved by half a cell, for a warm start."""
+    if case["mode"] != "warm":
+        return {"mode": case["mode"]}
+    lower, upper = box(device)
+    grid = evaluate_sparse(body_distance, lower, upper, resolution(case))
+    low = torch.stack(torch.unravel_index(grid.cells, resolution(case)), dim=1)
+    spacing = (upper - lower) / (lower.new_tensor(resolution(case)) - 1)
+    return {"seeds": lower + (low + 0.5) * spacing + 0.5 * spacing.min() / 3**0.5}
+
+
+def ours(case: Case, _direction: str, device: torch.device) -> Prepared:
+    lower, upper = box(device)
+    workspace, given = GridWorkspace(resolution(case), device), options(case, device)
+
+    def call() -> SparseGrid:
+        return evaluate_sparse(body_distance, lower, upper, resolution(case), workspace=workspace, **given)
+
+    grid = call()
+    fewest = corners(grid)
+    return Prepared(call, f"{grid.queries:,} queries in {grid.calls} calls, {grid.queries / fewest:.2f} of the fewest")
+
+
+def torch_reference(case: Case, _direction: str, device: torch.device) -> Prepared:
+    lower, upper = box(device)
+    return Prepared(lambda: reference.evaluate_sparse(body_distance, lower, upper, resolution(case)))
+
+
+def dense(case: Case, _direction: str, device: torch.device) -> Prepared:
+    return Prepared(lambda: dense_field(resolution(case), device), f"{case['X'] * case['Y'] * case['Z']:,} queries")
+
+
+def queries_alone(case: Case, device: torch.device) -> tuple[int, float]:
+    """How many points the SDF is asked for, and the milliseconds it takes them alone."""
     points = []
 
-    def recorded(part):
+    def recorded(part: torch.Tensor) -> torch.Tensor:
         points.append(part)
-        return body(part)
+        return body_distance(part)
 
-    return points, evaluate_sparse(recorded, lower, upper, resolution, workspace=workspace, **options)
+    evaluate_sparse(recorded, *box(device), resolution(case), **options(case, device))
+    alone = measure(lambda: [body_distance(part) for part in points], device)
+    return sum(map(len, points)), alone.median_ms
 
+
+def bound(case: Case, _direction: str, device: torch.device) -> Bound:
+    count, milliseconds = queries_alone(case, device)
+    return Bound(f"{count:,} queries of the SDF, alone", milliseconds=milliseconds)
+
+
+BENCHMARK = Benchmark(
+    op="sparse_grid",
+    cases=CASES,
+    implementations={"ours": ours, "torch": torch_reference, "dense": dense},
+    items=lambda case: (fewest_queries(resolution(case)), "needed values"),
+    bound=bound,
+)
 
 if __name__ == "__main__":
-    main("sparse_grid", CASES, {name: name for name in ("lossless", "fast", "warm", "reference")}, run)
+    main(BENCHMARK)

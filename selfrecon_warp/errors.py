@@ -19,3 +19,7 @@ class ConfigError(SelfReconError):
 
 class RunError(SelfReconError):
     """A run folder cannot be written, continued or read."""
+
+
+class BenchError(SelfReconError):
+    """A benchmark cannot be run or its result not be written."""
