@@ -226,6 +226,56 @@ def view(
         typer.echo(f"picture: {screenshot}")
 
 
+@app.command("import-run", rich_help_panel=AVATAR)
+def import_run(
+    folder: Annotated[Path, typer.Argument(help="Folder the reference implementation trained into.")],
+    capture: Capture,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    checkpoint: Annotated[str, typer.Option(help="File in the folder.")] = "latest.pth",
+    sdf_model: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose signed-distance field is taken instead.", show_default=False)
+    ] = None,
+    model_rm_prefix: Annotated[
+        str | None,
+        typer.Option(help="Parameters of this prefix stay untrained, such as netRender.", show_default=False),
+    ] = None,
+    body_models: BodyModels = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
+) -> None:
+    """Bring a model trained by the reference implementation into a run, for infer, evaluate and view."""
+    from selfrecon_warp.train.published_checkpoint import import_published_run
+
+    run = import_published_run(
+        folder,
+        capture,
+        out,
+        checkpoint=checkpoint,
+        sdf=sdf_model,
+        leave_out=model_rm_prefix,
+        body_models=body_models,
+        overwrite=overwrite,
+    )
+    typer.echo(f"run: {run.path}")
+
+
+@app.command("import-config", rich_help_panel=AVATAR)
+def import_config(
+    conf: Annotated[Path, typer.Argument(help="config.conf (HOCON) of the reference implementation.")],
+    out: Annotated[Path, typer.Option(help="YAML file to write, for `fit --config`.")],
+) -> None:
+    """Translate a configuration of the reference implementation."""
+    from selfrecon_warp.config_io import dump_section
+    from selfrecon_warp.errors import ConfigError
+    from selfrecon_warp.train.published_config import read_published_config
+
+    text = dump_section(read_published_config(conf))
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    typer.echo(f"configuration: {out}")
+
+
 @app.command(rich_help_panel=TRIAL)
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Capture folder to write.")],
@@ -258,6 +308,44 @@ def synthesize(
 
 
 @app.command(rich_help_panel=TRIAL)
+def ablate(
+    capture: Capture,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
+    part: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Part to switch off; may be repeated. All when absent.", show_default=False),
+    ] = None,
+    config: Annotated[str, typer.Option(help="Packaged configuration or YAML file.")] = "fast",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every variant.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    body_models: BodyModels = None,
+) -> None:
+    """Measure what each part of the method is worth on a capture with ground truth."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from selfrecon_warp.view.ablation import ablate, ablation_rows
+
+    variants = ablate(
+        capture,
+        out,
+        parts=part or (),
+        config=config,
+        overrides=overrides or (),
+        device=device,
+        body_models=body_models,
+    )
+    heading, *rows = ablation_rows(variants)
+    table = Table(*heading, title="Ablation")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    typer.echo(f"table: {out / 'ablation.md'}")
+
+
+@app.command(rich_help_panel=TRIAL)
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo"),
     device: Device = "auto",
@@ -270,6 +358,43 @@ def demo(
 
     report = run_demo(out, device=select_device(device), smoke=smoke, overwrite=overwrite)
     typer.echo(f"report: {report}")
+
+
+@app.command(rich_help_panel=TRIAL)
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small cases, few repeats: minutes instead of a third of an hour.")
+    ] = False,
+    device: Device = "cpu",
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Result file; table (.md) and plot (.svg) go beside it. With --op, other ops' rows in it stay. "
+            "When absent, a run of everything writes kernels_DEVICE.json, a quick or partial one nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    op: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEM", help="Only this op, such as rasterize; may be repeated.", show_default=False),
+    ] = None,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Python that has PyTorch3D; when absent, this one or .venv-bench (`make bench-env`), if they have it.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Time every kernel beside plain torch, PyTorch3D and other libraries. Ctrl-C keeps the finished rows."""
+    from selfrecon_warp.benchmarks.runner import exit_code, run_benchmarks
+
+    run = run_benchmarks(op or (), device=device, quick=quick, out=json, peer_python=peer_python)
+    if run.out is None:
+        typer.echo(run.table())
+    raise typer.Exit(exit_code(run))
 
 
 @app.command(rich_help_panel=TRIAL)

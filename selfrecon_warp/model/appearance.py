@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,24 @@ from torch import Tensor, nn
 from selfrecon_warp.kernels.encode import encode_grid
 from selfrecon_warp.model.networks import Perceptron, box_layout, frequency_encoding
 
+Inputs = Literal["full", "no_view", "no_normal"]
+
 
 class Appearance(nn.Module, ABC):
-    """What the rest of the pipeline knows of the colours."""
+    """What the rest of the pipeline knows of the colours.
+
+    Args:
+        inputs: ``full``, or which of view direction and normal the colours may not depend on.
+    """
+
+    def __init__(self, inputs: Inputs = "full") -> None:
+        super().__init__()
+        self.inputs = inputs
 
     @abstractmethod
-    def forward(self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor) -> Tensor:
+    def forward(
+        self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor, codes: Tensor | None = None
+    ) -> Tensor:
         """Colour in [0, 1], ``[P, 3]``.
 
         Args:
@@ -23,7 +36,17 @@ class Appearance(nn.Module, ABC):
             directions: Unit viewing directions carried back to canonical space, ``[P, 3]``.
             normals: Canonical unit normals, ``[P, 3]``.
             feature: The field's descriptor, ``[P, C]``.
+            codes: Per-frame code of each point where the network was built for one, ``[P, K]``.
         """
+
+    def _joined(self, position: Tensor, view: Tensor, normals: Tensor, *rest: Tensor | None) -> Tensor:
+        """The network's inputs side by side, those left out and those absent missing."""
+        parts = [position]
+        if self.inputs != "no_view":
+            parts.append(view)
+        if self.inputs != "no_normal":
+            parts.append(normals)
+        return torch.cat([*parts, *(part for part in rest if part is not None)], -1)
 
 
 class MlpAppearance(Appearance):
@@ -32,15 +55,28 @@ class MlpAppearance(Appearance):
     Source: IDR (Yariv et al. 2020), rendering network; SelfRecon, section 3.3.
     """
 
-    def __init__(self, feature_size: int, width: int = 512, depth: int = 4, bands: int = 4):
-        super().__init__()
+    def __init__(
+        self,
+        feature_size: int,
+        width: int = 512,
+        depth: int = 4,
+        bands: int = 4,
+        inputs: Inputs = "full",
+        code_length: int = 0,
+    ):
+        super().__init__(inputs)
         self.bands = bands
-        self.network = Perceptron([3 + 3 + 6 * bands + 3 + feature_size] + [width] * depth + [3], weight_norm=True)
+        view, normal = (3 + 6 * bands) * (inputs != "no_view"), 3 * (inputs != "no_normal")
+        self.network = Perceptron(
+            [3 + view + normal + feature_size + code_length] + [width] * depth + [3], weight_norm=True
+        )
 
-    def forward(self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor) -> Tensor:
+    def forward(
+        self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor, codes: Tensor | None = None
+    ) -> Tensor:
         """See the interface."""
-        inputs = torch.cat([points, frequency_encoding(directions, self.bands), normals, feature], -1)
-        return (torch.tanh(self.network(inputs)) + 1.0) / 2.0
+        view = frequency_encoding(directions, self.bands)
+        return (torch.tanh(self.network(self._joined(points, view, normals, feature, codes))) + 1.0) / 2.0
 
 
 class GridAppearance(Appearance):
@@ -61,16 +97,21 @@ class GridAppearance(Appearance):
         finest_cell: float,
         log2_size: int,
         width: int,
+        inputs: Inputs = "full",
+        code_length: int = 0,
     ):
-        super().__init__()
+        super().__init__(inputs)
         self.register_buffer("lower", lower)
         self.register_buffer("upper", upper)
         self.layout = box_layout(lower, upper, levels, coarsest_cell, finest_cell, log2_size)
         self.table = nn.Parameter(torch.empty(self.layout.rows, features).uniform_(-1e-2, 1e-2))
-        self.network = Perceptron([levels * features + 6 + feature_size, width, width, 3])
+        directed = 3 * (inputs != "no_view") + 3 * (inputs != "no_normal")
+        self.network = Perceptron([levels * features + directed + feature_size + code_length, width, width, 3])
 
-    def forward(self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor) -> Tensor:
+    def forward(
+        self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor, codes: Tensor | None = None
+    ) -> Tensor:
         """See the interface."""
         unit = (points - self.lower) / (self.upper - self.lower)
         encoded = encode_grid(unit, self.table, self.layout)
-        return torch.sigmoid(self.network(torch.cat([encoded, directions, normals, feature], -1)))
+        return torch.sigmoid(self.network(self._joined(encoded, directions, normals, feature, codes)))

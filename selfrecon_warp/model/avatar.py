@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from selfrecon_warp.capture.camera import Camera
-from selfrecon_warp.config import GridConfig, ModelConfig
+from selfrecon_warp.config import ModelConfig
+from selfrecon_warp.errors import ConfigError
 from selfrecon_warp.kernels.weight_field import build_weight_field
 from selfrecon_warp.model.appearance import Appearance, GridAppearance, MlpAppearance
 from selfrecon_warp.model.body import BodyModel, CanonicalBody
@@ -53,15 +54,14 @@ class Avatar(nn.Module):
         self.register_buffer("betas", betas.clone())
         self.register_buffer("joint_offsets", joint_offsets.clone())
         canonical = self.canonical_body()
-        margin = torch.tensor(config.margin, device=poses.device)
-        self.register_buffer("lower", canonical.vertices.amin(0) - margin)
-        self.register_buffer("upper", canonical.vertices.amax(0) + margin)
+        lower, upper = _box(config, canonical.vertices)
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
         if skinning_volume is None:
-            x, y, z = ((self.upper - self.lower) / config.skinning_cell).round().int().tolist()
-            skinning_volume = build_weight_field(
-                canonical.vertices, canonical.weights, self.lower, self.upper, (x, y, z)
-            )
+            x, y, z = config.skinning_resolution or ((upper - lower) / config.skinning_cell).round().int().tolist()
+            skinning_volume = build_weight_field(canonical.vertices, canonical.weights, lower, upper, (x, y, z))
         self.codes = nn.Parameter(smooth_codes(len(poses), config.offset.code_length).to(poses))
+        self.colour_codes = nn.Parameter(smooth_codes(len(poses), config.appearance.code_length).to(poses))
         self.deformation = Deformation(
             _offset(config), skinning_volume, self.lower, self.upper, config.skinning_at_offset
         ).to(poses.device)
@@ -91,14 +91,47 @@ class Avatar(nn.Module):
         """World-from-canonical bones ``[B, J, 4, 4]`` of frames ``[B]``; differentiable in poses and translations."""
         return self.body.bones(self.poses[frames], self.trans[frames], None, self.canonical_body())
 
-    def joints(self) -> Tensor:
-        """World joints of every frame [m], ``[N, J, 3]``; differentiable."""
+    def joints(self, with_translation: bool = True) -> Tensor:
+        """World joints of every frame [m], ``[N, J, 3]``, or those of bodies left at the origin; differentiable."""
         _, joints = self.body.shaped(self.betas)
-        return self.body.posed_joints(self.poses, self.trans, joints + self.joint_offsets)
+        trans = self.trans if with_translation else torch.zeros_like(self.trans)
+        return self.body.posed_joints(self.poses, trans, joints + self.joint_offsets)
 
-    def anneal(self, progress: float) -> None:
-        """Fade in the frequency bands of the offset network; ``progress`` runs from 0 to 1 over its annealing time."""
-        self.deformation.offset.progress = 0.5 + 0.5 * min(progress, 1.0)
+    def colours(
+        self, points: Tensor, directions: Tensor, normals: Tensor, feature: Tensor, frame_index: Tensor | None = None
+    ) -> Tensor:
+        """Colours in [0, 1] ``[P, 3]`` of canonical points, see ``Appearance``.
+
+        Args:
+            points: Canonical positions [m], ``[P, 3]``.
+            directions: Unit viewing directions in canonical space, ``[P, 3]``.
+            normals: Canonical unit normals, ``[P, 3]``.
+            feature: The field's descriptor, ``[P, C]``.
+            frame_index: Frame whose light it is, ``[P]``; the mean over all frames when absent.
+        """
+        codes = None
+        if self.config.appearance.code_length:
+            mean = self.colour_codes.mean(0).expand(len(points), -1)
+            codes = mean if frame_index is None else self.colour_codes[frame_index]
+        colours: Tensor = self.appearance(points, directions, normals, feature, codes)
+        return colours
+
+    def anneal(self, iteration: int) -> None:
+        """Fade in the frequency bands of the offset network as far as they are on in an iteration."""
+        offset = self.config.offset
+        done = min(iteration / offset.anneal_iterations, 1.0)
+        self.deformation.offset.progress = offset.anneal_start + (1.0 - offset.anneal_start) * done
+
+
+def _box(config: ModelConfig, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """Corners of the canonical box around the canonical body's vertices ``[V, 3]``."""
+    if config.box is not None:
+        lower, upper = vertices.new_tensor(config.box)
+        if not bool((upper > lower).all()):
+            raise ConfigError(f"model.box: the upper corner must exceed the lower on every axis, got {config.box}")
+        return lower, upper
+    margin = vertices.new_tensor(config.margin)
+    return vertices.amin(0) - margin, vertices.amax(0) + margin
 
 
 def _offset(config: ModelConfig) -> Offset:
@@ -107,19 +140,28 @@ def _offset(config: ModelConfig) -> Offset:
     return kind(offset.code_length, offset.width, offset.depth, offset.bands)
 
 
-def _grid_arguments(grid: GridConfig) -> dict[str, float | int]:
-    return grid.model_dump()
-
-
 def _sdf(config: ModelConfig, lower: Tensor, upper: Tensor) -> CanonicalSdf:
     sdf = config.sdf
     if sdf.type == "mlp":
         return MlpSdf(sdf.width, sdf.depth, sdf.bands, sdf.feature_size)
-    return GridSdf(lower, upper, **_grid_arguments(sdf.grid))  # type: ignore[arg-type]
+    return GridSdf(lower, upper, **sdf.grid.model_dump())
 
 
 def _appearance(config: ModelConfig, lower: Tensor, upper: Tensor, feature_size: int) -> Appearance:
     appearance = config.appearance
     if appearance.type == "mlp":
-        return MlpAppearance(feature_size, appearance.width, appearance.depth)
-    return GridAppearance(lower, upper, feature_size, **_grid_arguments(appearance.grid))  # type: ignore[arg-type]
+        return MlpAppearance(
+            feature_size,
+            appearance.width,
+            appearance.depth,
+            inputs=appearance.inputs,
+            code_length=appearance.code_length,
+        )
+    return GridAppearance(
+        lower,
+        upper,
+        feature_size,
+        **appearance.grid.model_dump(),
+        inputs=appearance.inputs,
+        code_length=appearance.code_length,
+    )

@@ -23,7 +23,7 @@ def smooth_codes(frame_count: int, length: int, scale: float = 0.1) -> Tensor:
     Source: SelfRecon's reference implementation, initial deformation codes.
     """
     count = max(frame_count // 5, 1)
-    return scale * torch.randn(length, count).mul(1.0).matmul(dct_basis(frame_count)[:count]).T.contiguous()
+    return scale * (torch.randn(length, count) @ dct_basis(frame_count)[:count]).T.contiguous()
 
 
 def dct_basis(size: int) -> Tensor:
@@ -148,9 +148,8 @@ class Deformation(nn.Module):
         sampled = grid_sample(self.weights, points.reshape(-1, 3), self.lower, self.upper)
         return sampled.view(*points.shape[:-1], -1)
 
-    @torch.no_grad()
     def _weights_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights ``[B, R, J]`` and their gradient ``[B, R, J, 3]`` at ``[B, R, 3]``, both constants."""
+        """Weights ``[B, R, J]`` and their gradient ``[B, R, J, 3]`` at ``[B, R, 3]``; both move with the points."""
         B, R, _ = points.shape
         weights, gradient = grid_sample_jacobian(self.weights, points.reshape(-1, 3), self.lower, self.upper)
         J = weights.shape[1]

@@ -50,13 +50,16 @@ class CanonicalSdf(nn.Module, ABC):
 class MlpSdf(CanonicalSdf):
     """The paper's field: eight layers of 512, softplus, a skip at the middle, a sphere at the start.
 
+    Attributes:
+        progress: Share of the position encoding's octaves that is switched on; none while it is below zero.
+
     Source: IDR (Yariv et al. 2020), geometric initialisation (Atzmon and Lipman 2020); SelfRecon, section 3.1.
     """
 
     def __init__(self, width: int = 512, depth: int = 8, bands: int = 6, feature_size: int = 256, radius: float = 0.6):
         super().__init__()
         self.bands = bands
-        self.progress = -1.0
+        self.progress = 1.0
         self.skip = depth // 2
         self.feature_size = feature_size
         encoded = 3 + 6 * bands

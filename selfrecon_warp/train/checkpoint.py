@@ -15,7 +15,7 @@ import torch
 from selfrecon_warp.errors import RunError
 
 FORMAT = "selfrecon-warp checkpoint"
-VERSION = 1
+VERSION = 2
 LATEST = "latest.pt"
 
 

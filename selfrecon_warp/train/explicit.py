@@ -50,6 +50,15 @@ class ExplicitMesh:
         )
 
     @torch.no_grad()
+    def descend(self, learning_rate: float, momentum: float = 0.9) -> None:
+        """One step of gradient descent with momentum along ``vertices.grad``, which is consumed: the published step."""
+        if self.vertices.grad is None:
+            return
+        self.momentum.mul_(momentum).add_(self.vertices.grad)
+        self.vertices -= learning_rate * self.momentum
+        self.vertices.grad = None
+
+    @torch.no_grad()
     def step(self, learning_rate: float, passes: int) -> None:
         """One step along the smoothed gradient in ``vertices.grad``, which is consumed."""
         gradient = self.vertices.grad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from selfrecon_warp.model.body import BodyModel
 from selfrecon_warp.surface.extraction import CanonicalMesh, extract_mesh, lattice
 from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
+from selfrecon_warp.train.debug import dump_extraction
 from selfrecon_warp.train.explicit import ExplicitMesh
-from selfrecon_warp.train.initialisation import first_shape, fit_first_shape
+from selfrecon_warp.train.initialisation import fit_first_shape
 from selfrecon_warp.train.kinematics import Poses
 from selfrecon_warp.train.observations import Observations, observe_capture
 from selfrecon_warp.train.progress import FitInterrupted, FitProgress, StageProgress
@@ -45,6 +47,12 @@ class Fit:
         body: Body model.
         config: Settings.
         device: Where everything lives.
+
+    Attributes:
+        iteration: Steps done.
+        epoch: Passes over the frames done.
+        waiting: Frames of this pass that still wait for their turn, ``[M]``.
+        standing: Stage whose extraction the explicit mesh is, and the iterations it stands; ``None`` without a mesh.
     """
 
     avatar: Avatar
@@ -61,6 +69,9 @@ class Fit:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.workspaces: dict[tuple[int, int, int], GridWorkspace] = {}
         self.iteration = 0
+        self.epoch = 0.0
+        self.waiting = torch.zeros(0, dtype=torch.long)
+        self.standing: tuple[int, int] | None = None
         offsets = torch.zeros(body.joint_count, 3, device=device)
         self.given = Poses(capture.poses.to(device), capture.trans.to(device), capture.betas.to(device), offsets)
         self.registration = Registration(
@@ -76,16 +87,21 @@ class Fit:
     @property
     def total(self) -> int:
         """Iterations of all stages."""
-        return sum(stage.iterations for stage in self.config.stages)
+        return sum(self.lengths)
 
-    def stage(self) -> tuple[StageConfig, int]:
-        """The stage of the next iteration, and the iterations done in it."""
+    @property
+    def lengths(self) -> list[int]:
+        """Iterations of each stage on this capture."""
+        return [stage.steps(self.observations.frame_count) for stage in self.config.stages]
+
+    def place(self) -> tuple[int, int]:
+        """Index of the next iteration's stage, and the iterations done in it."""
         done = self.iteration
-        for stage in self.config.stages:
-            if done < stage.iterations:
-                return stage, done
-            done -= stage.iterations
-        return self.config.stages[-1], self.config.stages[-1].iterations
+        for index, length in enumerate(self.lengths):
+            if done < length:
+                return index, done
+            done -= length
+        return len(self.lengths) - 1, self.lengths[-1]
 
     def prepare(self, progress: FitProgress) -> None:
         """Register the naked body, build the avatar around it, and bring the field to its first shape."""
@@ -106,9 +122,8 @@ class Fit:
             estimate.betas,
             estimate.joint_offsets,
         )
-        fit_first_shape(
-            self.avatar, first_shape(self.avatar, self.observations, self.config.init), self.config.init, self.generator
-        )
+        cached = fit_first_shape(self.avatar, self.observations, self.config.init, self.generator, self.config.seed)
+        progress.event("first_shape", cached=float(cached))
         self._make_optimiser()
 
     def _body_sweep(self, estimate: Poses, sweep: int) -> tuple[Poses, dict[str, float]]:
@@ -132,6 +147,8 @@ class Fit:
         avatar.poses.requires_grad_(rates.poses > 0)
         avatar.trans.requires_grad_(rates.trans > 0)
         groups: dict[str, list[Tensor]] = {"grid": [], "network": [], "codes": [avatar.codes]}
+        if avatar.colour_codes.numel():
+            groups["codes"].append(avatar.colour_codes)
         for name, parameter in avatar.named_parameters():
             if name.split(".")[0] in ("sdf", "deformation", "appearance"):
                 groups["grid" if name.endswith("table") else "network"].append(parameter)
@@ -140,28 +157,30 @@ class Fit:
             groups[kind] = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(
             [{"params": group, "lr": getattr(rates, kind), "kind": kind} for kind, group in groups.items() if group],
-            eps=1e-12,
-            betas=(0.9, 0.99),
+            eps=rates.eps,
+            betas=rates.betas,
         )
 
-    def extract(self, cell: float, cold: bool = True) -> CanonicalMesh:
-        """The field's surface at a cell edge [m]; from the standing mesh unless ``cold``."""
-        lower, upper, resolution = lattice(self.avatar.lower, self.avatar.upper, cell)
+    def remesh(self, stage: StageConfig) -> CanonicalMesh:
+        """Replace the explicit mesh by the field's surface on a stage's lattice."""
+        lower, upper = self.avatar.lower, self.avatar.upper
+        if stage.resolution is None:
+            lower, upper, resolution = lattice(lower, upper, stage.cell)
+        else:
+            resolution = stage.resolution
+            half = 0.5 * (upper - lower) / torch.tensor(resolution, device=self.device)
+            lower, upper = lower + half, upper - half
         if resolution not in self.workspaces:
             self.workspaces = {resolution: GridWorkspace(resolution, self.device)}
-        return extract_mesh(
+        extracted = extract_mesh(
             self.avatar.sdf,
             lower,
             upper,
             resolution,
-            warm=None if cold else self.mesh.vertices.detach(),
+            level=-stage.shrink,
             min_fraction=FLOATER_SHARE,
             workspace=self.workspaces[resolution],
         )
-
-    def remesh(self, cell: float) -> CanonicalMesh:
-        """Replace the explicit mesh by the field's surface."""
-        extracted = self.extract(cell)
         weights = self.avatar.deformation.skinning_weights(extracted.vertices)
         self.mesh = ExplicitMesh.start(extracted.vertices, extracted.faces, weights)
         return extracted
@@ -183,23 +202,28 @@ class Fit:
 
     def advance(self, progress: FitProgress) -> dict[str, Tensor]:
         """One iteration, with extraction and registration where they are due."""
-        stage, done = self.stage()
-        if done % stage.remesh_period == 0:
-            extracted = self.remesh(stage.cell)
+        index, done = self.place()
+        scheduled = self.config.stages[index]
+        if self._extraction_due(index):
+            extracted = self.remesh(scheduled)
+            self.standing = index, 0
             progress.event("extraction", vertices=len(extracted.vertices), queries=extracted.queries)
+        assert self.standing is not None
+        stage = self.config.stages[self.standing[0]]
         if self.iteration and stage.registration_period and done % stage.registration_period == 0:
             progress.event("registration", **self.register())
-        rate = self.config.optimiser.final_factor ** (self.iteration / max(self.total, 1))
+        rate = self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate * getattr(self.config.optimiser, group["kind"])
-        self.avatar.anneal(self.iteration / self.config.model.offset.anneal_iterations)
-        N = self.observations.frame_count
-        frames = torch.randperm(N, generator=self.generator)[: stage.frames_per_step].to(self.device)
+        self.avatar.anneal(self.iteration)
+        if len(self.waiting) == 0:
+            self.waiting = torch.randperm(self.observations.frame_count, generator=self.generator)
+        frames, self.waiting = self.waiting.tensor_split([scheduled.frames_per_step])
         terms = fit_step(
             self.avatar,
             self.mesh,
             self.observations,
-            frames,
+            frames.to(self.device),
             stage,
             self.config,
             self.optimiser,
@@ -208,7 +232,31 @@ class Fit:
             rate,
         )
         self.iteration += 1
+        self.epoch += len(frames) / self.observations.frame_count
+        self.standing = self.standing[0], self.standing[1] + 1
         return terms
+
+    def _extraction_due(self, index: int) -> bool:
+        if self.standing is None:
+            return True
+        stage, age = self.standing
+        switched = stage != index and not self.config.method.deferred_switch
+        return switched or age >= self.config.stages[stage].remesh_period
+
+    def _rate(self) -> float:
+        """Factor on every learning rate."""
+        rates = self.config.optimiser
+        if rates.milestones:
+            passed = sum(self.epoch > milestone - 1e-6 for milestone in rates.milestones)
+            return rates.milestone_factor**passed
+        return rates.final_factor ** (self.iteration / max(self.total, 1))
+
+    def dump(self, folder: Path) -> None:
+        """Leave the explicit mesh and its masks in the first three frames in a folder."""
+        assert self.standing is not None
+        radius = self.config.stages[self.standing[0]].splat_radius
+        frames = torch.arange(min(3, self.observations.frame_count), device=self.device)
+        dump_extraction(folder, self.avatar, self.mesh, self.observations, frames, radius, self.config.method)
 
     def state(self) -> dict[str, Any]:
         """Everything :meth:`restore` needs."""
@@ -217,6 +265,9 @@ class Fit:
             "avatar": self.avatar.fitted_state(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
+            "epoch": self.epoch,
+            "waiting": self.waiting,
+            "standing": self.standing,
             "anchor": {"poses": self.registration.anchor.poses, "trans": self.registration.anchor.trans},
             "mesh": {
                 "vertices": mesh.vertices.detach(),
@@ -235,6 +286,7 @@ class Fit:
         self._make_optimiser()
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
+        self.epoch, self.waiting, self.standing = state["epoch"], state["waiting"].cpu(), state["standing"]
         anchor = state["anchor"]
         self.registration.anchor = replace(self.given, poses=anchor["poses"], trans=anchor["trans"])
         mesh = state["mesh"]
@@ -274,8 +326,8 @@ def fit_avatar(
     if checkpoint is not None:
         fit.restore(checkpoint.state, checkpoint.iteration)
     stages = [
-        StageProgress(stage.name, stage.iterations, stage.frames_per_step * (stage.rays + 0.5 / stage.cell**2))
-        for stage in config.stages
+        StageProgress(stage.name, length, stage.frames_per_step * (stage.rays + 0.5 / stage.cell**2))
+        for stage, length in zip(config.stages, fit.lengths, strict=True)
     ]
     with FitProgress(
         stages,
@@ -287,15 +339,18 @@ def fit_avatar(
         if checkpoint is None:
             fit.prepare(progress)
         while fit.iteration < fit.total:
-            stage, _ = fit.stage()
+            stage = config.stages[fit.place()[0]]
             terms = fit.advance(progress)
+            if config.debug and fit.standing is not None and fit.standing[1] == 1:
+                fit.dump(run.path / "debug" / f"{fit.iteration:06d}")
             if not bool(torch.isfinite(terms["explicit"])):
                 raise RunError(
                     f"{run.path}: the loss is no number in iteration {fit.iteration}; lower optimiser.grid with --set"
                 )
             losses = {name: value for name, value in terms.items() if name != "iou"}
             progress.update(stage.name, fit.iteration, losses, iou=terms["iou"])
-            following, done = fit.stage()
+            index, done = fit.place()
+            following = config.stages[index]
             finished = stage.name if done == 0 or fit.iteration == fit.total else None
             if finished or progress.stop_requested or fit.iteration % SAVE_EVERY == 0:
                 save_checkpoint(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
+
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from selfrecon_warp.config import InitConfig
+from selfrecon_warp.errors import ConfigError
 from selfrecon_warp.kernels.closest_point import closest_point
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.avatar import Avatar
@@ -16,6 +21,8 @@ from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.losses import loss_eikonal
 from selfrecon_warp.train.observations import Observations, sample_image
 
+SURFACE_BATCH = 5000
+"""Body vertices of one step of the fit to the surface."""
 HULL_REACH = 0.30
 """Hull points further than this from the naked body [m] count as empty: skinning means nothing there."""
 
@@ -74,26 +81,110 @@ def carve(avatar: Avatar, observations: Observations, points: Tensor, config: In
     return outermost[-1]
 
 
-def fit_first_shape(avatar: Avatar, values: Tensor, config: InitConfig, generator: torch.Generator) -> None:
-    """Bring the field to the first shape: exactly for a grid, by optimisation for a perceptron."""
-    if isinstance(avatar.sdf, GridSdf):
-        avatar.sdf.set_base(values)
-        return
-    if not isinstance(avatar.sdf, MlpSdf):
-        raise TypeError(f"no first fit for {type(avatar.sdf).__name__}")
+def fit_first_shape(
+    avatar: Avatar, observations: Observations, config: InitConfig, generator: torch.Generator, seed: int
+) -> bool:
+    """Bring the field to its first shape: exactly for a grid, by optimisation for a perceptron.
+
+    A perceptron's first shape is kept in :func:`cache_folder` under everything it depends on, and read from there when
+    ``config.cache`` allows it and it is the body's alone.
+
+    Args:
+        avatar: Its field is changed in place.
+        observations: The capture; only the hull looks at it.
+        config: Which shape, and how it is fitted.
+        generator: Source of random numbers.
+        seed: What ``generator`` and the field's initialisation were seeded with; part of the cache's key.
+
+    Returns:
+        Whether the shape came from the cache.
+
+    Raises:
+        ConfigError: The shape needs a perceptron and the field is a grid.
+    """
+    sdf = avatar.sdf
+    if isinstance(sdf, GridSdf):
+        if config.shape == "surface":
+            raise ConfigError("init.shape: 'surface' fits a perceptron; choose 'body' or 'hull', or model.sdf.type=mlp")
+        sdf.set_base(first_shape(avatar, observations, config))
+        return False
+    if not isinstance(sdf, MlpSdf):
+        raise TypeError(f"no first fit for {type(sdf).__name__}")
+    kept = _cache_file(avatar, config, seed) if config.cache and config.shape != "hull" else None
+    if kept is not None and kept.is_file():
+        try:
+            sdf.load_state_dict(torch.load(kept, map_location=avatar.lower.device, weights_only=True))
+        except Exception:  # the reader raises many kinds; a damaged file is written anew
+            kept.unlink()
+        else:
+            return True
+    sdf.progress = -1.0  # position alone: what the octaves feed stays zero until training begins
+    if config.shape == "surface":
+        _fit_to_surface(sdf, avatar.canonical_body(), config.iterations, generator)
+    else:
+        _fit_to_values(sdf, avatar, first_shape(avatar, observations, config), config, generator)
+    sdf.progress = 1.0
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".partial")
+        torch.save(sdf.state_dict(), partial)
+        partial.replace(kept)
+    return False
+
+
+def cache_folder() -> Path:
+    """Where fitted first shapes are kept: ``selfrecon-warp`` in ``$XDG_CACHE_HOME``, in ``~/.cache`` by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfrecon-warp"
+
+
+def _cache_file(avatar: Avatar, config: InitConfig, seed: int) -> Path:
+    described = f"{avatar.config.sdf.model_dump_json()} {config.model_dump_json()} {seed} {torch.__version__}"
+    digest = hashlib.sha256(described.encode())
+    body = avatar.canonical_body()
+    for tensor in (body.vertices, body.faces):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return cache_folder() / f"first-shape-{digest.hexdigest()[:32]}.pt"
+
+
+def _fit_to_surface(sdf: MlpSdf, body: CanonicalBody, passes: int, generator: torch.Generator) -> None:
+    """Fit zero and its gradient to the body's vertices and normals, 5000 of them a step.
+
+    Source: SelfRecon's reference implementation; loss after IGR (Gropp et al. 2020).
+    """
+    vertices, normals = body.vertices.detach(), vertex_normals(body.vertices, body.faces).detach()
+    adam = torch.optim.Adam(sdf.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, max(passes * 5 // 12, 1), 0.5)
+    for _ in range(passes):
+        for batch in torch.randperm(len(vertices), generator=generator).split(SURFACE_BATCH):
+            points = vertices[batch.to(vertices.device)]
+            sample = sdf.sample(points)
+            near = points + 0.01 * torch.randn(points.shape, generator=generator).to(points)
+            far = 3.6 * (torch.rand(len(points) // 6, 3, generator=generator).to(points) - 0.5)
+            loss = (
+                sample.value.abs().mean()
+                + (sample.gradient - normals[batch.to(vertices.device)]).norm(dim=-1).mean()
+                + 0.1 * loss_eikonal(sdf.sample(torch.cat([near, far])).gradient)
+            )
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        schedule.step()
+
+
+def _fit_to_values(sdf: MlpSdf, avatar: Avatar, values: Tensor, config: InitConfig, generator: torch.Generator) -> None:
+    """Fit the field to values at the voxel centres of the canonical box."""
     points, _ = voxel_centres(avatar.lower, avatar.upper, config.cell)
     flat = values.flatten()
     near = (flat.abs() < 2.0 * config.cell).nonzero()[:, 0]
-    adam = torch.optim.Adam(avatar.sdf.parameters(), 5e-3)
+    adam = torch.optim.Adam(sdf.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.StepLR(adam, max(config.iterations * 5 // 12, 1), 0.5)
     for _ in range(config.iterations):
         pick = torch.randint(len(near), (2500,), generator=generator).to(near.device)
         anywhere = torch.randint(len(flat), (2500,), generator=generator).to(near.device)
         index = torch.cat([near[pick], anywhere])
-        sample = avatar.sdf.sample(points[index])
+        sample = sdf.sample(points[index])
         loss = (sample.value - flat[index]).abs().mean() + 0.1 * loss_eikonal(sample.gradient)
         adam.zero_grad()
         loss.backward()
         adam.step()
         schedule.step()
-    avatar.sdf.progress = 1.0

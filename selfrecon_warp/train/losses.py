@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfrecon_warp.kernels.intersection import singular_values_3x3
 from selfrecon_warp.model.deformation import dct_basis
 
 
@@ -21,9 +22,19 @@ def loss_mask_iou(rendered: Tensor, target: Tensor) -> Tensor:
     return (1.0 - both / either.clamp_min(1.0)).mean()
 
 
-def loss_consistency(displacement: Tensor, scale: float) -> Tensor:
-    """Mean robust length of the learned offset ``[..., 3]`` [m]; ``scale`` [m]. Source: SelfRecon, Eq. 9."""
+def loss_consistency(displacement: Tensor, scale: float | None) -> Tensor:
+    """Mean robust length of the learned offset ``[..., 3]`` [m]; ``scale`` [m].
+
+    Without a scale it is the mean squared length. Source: SelfRecon, Eq. 9.
+    """
+    if scale is None:
+        return displacement.square().sum(-1).mean()
     return geman_mcclure(displacement.norm(dim=-1), scale).mean()
+
+
+def loss_offset(displacement: Tensor) -> Tensor:
+    """Mean length [m] of the learned offset ``[..., 3]``. Source: SelfRecon's reference implementation."""
+    return displacement.norm(dim=-1).mean()
 
 
 def loss_colour(rendered: Tensor, observed: Tensor, weights: Tensor) -> Tensor:
@@ -55,11 +66,10 @@ def loss_eikonal(gradient: Tensor) -> Tensor:
 def loss_rigidity(jacobian: Tensor, scale: float) -> Tensor:
     """Mean robust length of the log singular values of the offset map's Jacobian ``[..., 3, 3]``.
 
-    Singular values come from the symmetric eigenproblem of ``JᵀJ``, whose derivative of a symmetric function is finite
-    at the identity. Source: SelfRecon, Eq. 10, after Nerfies (Park et al. 2021).
+    Differentiable once, the identity included; singular values below 1e-3 count as 1e-3. Source: SelfRecon, Eq. 10,
+    after Nerfies (Park et al. 2021).
     """
-    squared = torch.linalg.eigvalsh(jacobian.transpose(-1, -2) @ jacobian).clamp_min(1e-6)
-    log_singular = 0.5 * squared.log()
+    log_singular = singular_values_3x3(jacobian).clamp_min(1e-3).log()
     return geman_mcclure((log_singular.square().sum(-1) + 1e-12).sqrt(), scale).mean()
 
 

@@ -90,5 +90,5 @@ def _rebuild(
             f"{run.checkpoints / LATEST}: does not fit the settings in {run.config_file} or this version of "
             f"selfrecon-warp ({reason} ...); use what the run began with or fit anew with --overwrite"
         ) from error
-    avatar.anneal((checkpoint.iteration - 1) / config.model.offset.anneal_iterations)
+    avatar.anneal(checkpoint.iteration - 1)
     return avatar.requires_grad_(False).eval()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from selfrecon_warp.kernels.intersection import inverse_3x3
 from selfrecon_warp.kernels.rasterize import pixel_barycentrics
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.extraction import extract_mesh, lattice
-from selfrecon_warp.surface.intersection import inverse_3x3
 from selfrecon_warp.train.fit import FLOATER_SHARE
 from selfrecon_warp.view.render import Canvas
 
@@ -81,7 +81,7 @@ class Reconstruction:
         for points in self.vertices.split(PIXELS_AT_ONCE):
             sample = self.avatar.sdf.sample(points)
             normals = normalize(sample.gradient, dim=-1)
-            colours.append(self.avatar.appearance(points, -normals, normals, sample.feature))
+            colours.append(self.avatar.colours(points, -normals, normals, sample.feature))
         return torch.cat(colours)
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class Reconstruction:
         points = points + step[:, None] * directions
         sample = self.avatar.sdf.sample(points)
         normals = normalize(sample.gradient, dim=-1)
-        return self.avatar.appearance(points, directions, normals, sample.feature)
+        return self.avatar.colours(points, directions, normals, sample.feature)
 
     def _deformed(self, points: Tensor, weights: Tensor, frames: Sequence[int]) -> Tensor:
         index = torch.tensor(frames, device=points.device)

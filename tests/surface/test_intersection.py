@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from selfrecon_warp.surface.intersection import attach_implicit_gradient, intersect, inverse_3x3
+from selfrecon_warp.surface.intersection import attach_implicit_gradient, intersect
 
 TORCH = {"dtype": torch.float64}
 
@@ -101,12 +101,3 @@ def test_singular_maps_are_skipped_and_carry_no_gradient():
     torch.testing.assert_close(moved, points)
     (grad,) = torch.autograd.grad(moved.sum(), centre)
     assert not grad.any()
-
-
-def test_inverse_matches_torch_and_marks_singular_matrices():
-    matrices = torch.randn(50, 3, 3, generator=torch.Generator().manual_seed(0), **TORCH)
-    matrices[0] = 0.0
-    inverse, regular = inverse_3x3(matrices)
-    assert not regular[0]
-    assert not inverse[0].any()
-    torch.testing.assert_close(inverse[regular], torch.linalg.inv(matrices[regular]))

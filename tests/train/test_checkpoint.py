@@ -135,7 +135,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path):
     with pytest.raises(RunError, match="not a selfrecon checkpoint"):
         load_checkpoint(tmp_path / "foreign.pt")
     torch.save({"format": checkpoint.FORMAT, "version": 99}, tmp_path / "newer.pt")
-    with pytest.raises(RunError, match=r"format 99, this version reads 1"):
+    with pytest.raises(RunError, match=r"format 99, this version reads 2"):
         load_checkpoint(tmp_path / "newer.pt")
 
 

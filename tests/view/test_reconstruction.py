@@ -14,8 +14,9 @@ CELL, RADIUS = 0.05, 0.25
 class Recorder(Appearance):
     """Remembers what it is asked for."""
 
-    def forward(self, points, directions, normals, feature):
+    def forward(self, points, directions, normals, feature, codes):
         assert len(feature) == len(points)
+        assert codes is None
         self.points, self.directions, self.normals = points.cpu(), directions.cpu(), normals.cpu()
         return points.clamp(0, 1)
 
