@@ -20,7 +20,7 @@ CASES = (
     Case("2k x 2k, K = 1", BODY | {"P": 2_000, "Q": 2_000}, quick=True),
     Case("10k x 6,890, K = 1", BODY | {"P": 10_000}, quick=True, skip=("torch",)),
     Case("100k x 6,890, K = 1", BODY, skip=("torch",), once=("pytorch3d",)),
-    Case("100k x 6,890, K = 30", BODY | {"K": 30}, quick=True, skip=("torch",), once=("pytorch3d",)),
+    Case("100k x 6,890, K = 30", BODY | {"K": 30}, skip=("torch",), once=("pytorch3d",)),
     Case("100k far x 6,890, K = 1", BODY | {"far": True}, skip=SLOW),
     Case("100k far x 6,890, K = 30", BODY | {"far": True, "K": 30}, skip=SLOW),
     Case("100k x 6,890, K = 1, kept tree", BODY | {"what": "query"}, skip=SLOW, directions=(FORWARD,)),

@@ -30,7 +30,7 @@ def layers(faces: int, size: int, count: int, radius: float, frames: int = 1, qu
 
 CASES = (
     Case("200 faces, 48 px, 4 layers", {"B": 1, "F": 200, "size": 48, "K": 4, "radius": 1.5}, quick=True),
-    layers(7_000, 256, 10, 3.9, quick=True),
+    layers(7_000, 256, 10, 3.9),
     layers(20_000, 512, 10, 7.8, quick=True),
     layers(20_000, 512, 50, 7.8),
     layers(100_000, 512, 8, 0.0),

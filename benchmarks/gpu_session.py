@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,8 +51,12 @@ def run_step(name: str, command: list[str], seconds: float) -> dict[str, Any]:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
+            process.send_signal(signal.SIGINT)  # a benchmark then still writes its table
+            try:
+                process.wait(20.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         log.seek(0)
         output = log.read()[-TAIL:]
     note = "" if code is not None else f"cut off after {seconds:.0f} s"

@@ -274,7 +274,7 @@ def _measure_row(benchmark: Benchmark, case: Case, direction: str, request: Mapp
     if built is None:
         return {"absent": True}
     prepared = built if isinstance(built, Prepared) else Prepared(built)
-    effort: dict[str, Any] = {"repeats": 7, "seconds": 0.4} if request["quick"] else {}
+    effort: dict[str, Any] = {"repeats": 5, "seconds": 0.25} if request["quick"] else {}
     if name in case.once:
         effort = {"warmup": 0, "repeats": 1}
     row: dict[str, Any] = {"note": prepared.note, **asdict(measure(prepared.call, device, **effort))}

@@ -27,6 +27,7 @@ from selfrecon_warp.kernels.contour import (
 from selfrecon_warp.kernels.encode import encode_grid, encode_grid_jacobian, grid_layout
 from selfrecon_warp.kernels.grid_sample import grid_sample, grid_sample_jacobian
 from selfrecon_warp.kernels.intersection import implicit_gradient, inverse_3x3, ray_step, singular_values_3x3
+from selfrecon_warp.kernels.inverse_skinning import unskin_points, unskin_points_in_volume
 from selfrecon_warp.kernels.laplacian import laplacian_cotangent, laplacian_uniform, loss_laplacian
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.mesh import edge_lengths, face_areas, face_normals, vertex_normals
@@ -313,6 +314,19 @@ def _evaluated(**arguments: Any) -> list[Tensor]:
 def _skin(dtype: torch.dtype) -> dict[str, Any]:
     points, weights, bones = _random(dtype, 2, 5, 3), _random(dtype, 5, 3, seed=1), _random(dtype, 2, 3, 4, 4, seed=2)
     return {"points": points, "weights": weights, "bones": bones}
+
+
+def _carry_back(dtype: torch.dtype) -> dict[str, Any]:
+    bones = torch.eye(4, dtype=dtype) + 0.1 * _random(dtype, 2, 2, 4, 4, seed=2)
+    posed, weights = _random(dtype, 2, 5, 3) - 0.5, _random(dtype, 5, 2, seed=1)
+    return {"posed": posed, "weights": weights / weights.sum(-1, keepdim=True), "bones": bones}
+
+
+def _carry_back_in_volume(dtype: torch.dtype) -> dict[str, Any]:
+    given = _carry_back(dtype)
+    volume = _random(dtype, 3, 4, 3, 2, seed=3) + 1.0
+    del given["weights"]
+    return {**given, "volume": volume / volume.sum(-1, keepdim=True), **box(dtype)}
 
 
 def _weight_field(dtype: torch.dtype) -> dict[str, Any]:
@@ -620,6 +634,15 @@ CALLS = {
         skin_points_jacobian,
         lambda dtype: {**_skin(dtype), "weight_gradients": _random(dtype, 5, 3, 3, seed=4)},
         {**_SKIN, "weight_gradients": "P J 3|B P J 3"},
+    ),
+    "unskin_points": Call(unskin_points, _carry_back, {"posed": "B P 3", "weights": "P J|B P J", "bones": "B J 4 4"}),
+    "unskin_points_in_volume": Call(
+        unskin_points_in_volume,
+        _carry_back_in_volume,
+        {"posed": "B P 3", "volume": "X Y Z J", **_BOX, "bones": "B J 4 4"},
+        constants=("lower", "upper"),
+        converted=("lower", "upper"),
+        refused=(("starts", 0), ("steps", -1)),
     ),
     "build_weight_field": Call(
         lambda **given: build_weight_field(**{"resolution": (3, 4, 3), **given}),

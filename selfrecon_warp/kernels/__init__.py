@@ -26,6 +26,7 @@ OPERATIONS = {
     "marching_cubes": ("marching_cubes",),
     "sparse_grid": ("evaluate_sparse",),
     "skinning": ("skin_points", "skin_points_jacobian"),
+    "inverse_skinning": ("unskin_points", "unskin_points_in_volume"),
     "weight_field": ("build_weight_field",),
     "grid_sample": ("grid_sample", "grid_sample_jacobian"),
     "encode": ("encode_grid", "encode_grid_jacobian"),

@@ -40,7 +40,8 @@ def grid_sample(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) ->
     """Look up a volume by trilinear interpolation.
 
     The centre of voxel ``i`` lies at ``lower + (i + 0.5) / resolution * (upper - lower)``. Points beyond the outermost
-    voxel centres take the border value and have no gradient along the clamped axis.
+    voxel centres, infinite ones too, take the border value and have no gradient along the clamped axis; a NaN
+    coordinate gives NaN and adds nothing to the volume's gradient.
 
     Args:
         volume: Voxel values, ``[X, Y, Z, C]``.

@@ -320,7 +320,8 @@ def _prepare(points: Tensor, weights: Tensor, bones: Tensor) -> Tensor:
 def skin_points(points: Tensor, weights: Tensor, bones: Tensor) -> Tensor:
     """Carry canonical points into every posed body by linear blend skinning.
 
-    A point that is not finite lands nowhere (NaN) and adds nothing to the gradients of weights and bones.
+    A point that is not finite lands nowhere (NaN) and adds nothing to the gradients of weights and bones. A weight that
+    is not finite spoils where its own point lands, and with it the gradient of the bones.
 
     Args:
         points: Canonical positions [m], ``[P, 3]`` shared by all frames or ``[B, P, 3]``.

@@ -100,6 +100,12 @@ def locate(point: Any, origin: Any, scale: Any, nodes: wp.array2d[int], level: i
 
 
 @wp.func
+def hashed(x: int, y: int, z: int, offset: int, mask: int):
+    """Table row of a node in a level that shares its rows."""
+    return offset + int((wp.uint32(x) ^ (wp.uint32(y) * HASH_Y) ^ (wp.uint32(z) * HASH_Z)) & wp.uint32(mask))
+
+
+@wp.func
 def corner_rows(cell: wp.vec3i, nodes: wp.array2d[int], level: int):
     """Table rows of the eight corners of a cell."""
     x = wp.min(cell[0] + 1, nodes[level, 0] - 1)
@@ -107,16 +113,23 @@ def corner_rows(cell: wp.vec3i, nodes: wp.array2d[int], level: int):
     z = wp.min(cell[2] + 1, nodes[level, 2] - 1)
     offset = nodes[level, 3]
     mask = nodes[level, 4]
-    rows = Rows()
-    for corner in range(8):
-        i = wp.where((corner & 4) != 0, x, cell[0])
-        j = wp.where((corner & 2) != 0, y, cell[1])
-        k = wp.where((corner & 1) != 0, z, cell[2])
-        if mask == 0:
-            rows[corner] = offset + (i * nodes[level, 1] + j) * nodes[level, 2] + k
-        else:
-            hashed = wp.uint32(i) ^ (wp.uint32(j) * HASH_Y) ^ (wp.uint32(k) * HASH_Z)
-            rows[corner] = offset + int(hashed & wp.uint32(mask))
+    plane = nodes[level, 1] * nodes[level, 2]
+    row = offset + cell[0] * plane + cell[1] * nodes[level, 2] + cell[2]
+    dx = (x - cell[0]) * plane
+    dy = (y - cell[1]) * nodes[level, 2]
+    dz = z - cell[2]
+    rows = Rows(row, row + dz, row + dy, row + dy + dz, row + dx, row + dx + dz, row + dx + dy, row + dx + dy + dz)
+    if mask != 0:
+        rows = Rows(
+            hashed(cell[0], cell[1], cell[2], offset, mask),
+            hashed(cell[0], cell[1], z, offset, mask),
+            hashed(cell[0], y, cell[2], offset, mask),
+            hashed(cell[0], y, z, offset, mask),
+            hashed(x, cell[1], cell[2], offset, mask),
+            hashed(x, cell[1], z, offset, mask),
+            hashed(x, y, cell[2], offset, mask),
+            hashed(x, y, z, offset, mask),
+        )
     return rows
 
 

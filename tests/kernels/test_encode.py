@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from selfrecon_warp.kernels.encode import encode_grid, encode_grid_jacobian, grid_layout
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN
 from selfrecon_warp.kernels.reference import encode as reference
 
 LAYOUT = grid_layout(levels=3, base=2, finest=7, log2_size=6, aspect=(1.8, 2.4, 0.9))
@@ -63,6 +64,21 @@ def test_gradient_through_the_jacobian_equals_double_backward(device):
         torch.autograd.grad(fused.square().sum(), (points, table)),
         torch.autograd.grad(slope.square().sum(), (points, table)),
     )
+
+
+def test_threads_do_not_change_the_result():
+    points, table = make_inputs(torch.device("cpu"), torch.float32, points=2 * SPLIT_GRAIN + 100)
+    before = torch.get_num_threads()
+    results = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        features = encode_grid(points, table, LAYOUT)
+        both = encode_grid_jacobian(points, table, LAYOUT)
+        grads = torch.autograd.grad(sum(x.square().sum() for x in both), (points, table))
+        results.append((features, *both, *grads, *torch.autograd.grad(features.square().sum(), (points, table))))
+    torch.set_num_threads(before)
+    for alone, shared in zip(*results, strict=True):
+        assert torch.equal(alone, shared)
 
 
 def test_gradcheck(device):

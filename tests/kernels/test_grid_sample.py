@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from selfrecon_warp.kernels.grid_sample import grid_sample, grid_sample_jacobian
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN
 from selfrecon_warp.kernels.reference import grid_sample as reference
 
 LOWER, UPPER = torch.tensor([-0.9, -1.2, -0.5]), torch.tensor([0.9, 1.0, 0.4])
@@ -56,6 +57,28 @@ def test_jacobian_matches_reference(device, channels):
     torch.testing.assert_close(*results)
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads and restores it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", [1, 24])
+def test_threads_do_not_change_the_result(threads, channels):
+    volume, points = make_inputs(torch.device("cpu"), torch.float32, channels, points=2 * SPLIT_GRAIN + 100)
+    results = []
+    for count in (1, 3):
+        threads(count)
+        values, jacobian = grid_sample_jacobian(volume, points, *box(points))
+        sampled = grid_sample(volume, points, *box(points))
+        grads = torch.autograd.grad(values.square().sum() + jacobian.square().sum(), (volume, points))
+        results.append((values, jacobian, *grads, *torch.autograd.grad(sampled.square().sum(), (volume, points))))
+    for alone, shared in zip(*results, strict=True):
+        assert torch.equal(alone, shared)
+
+
 def test_gradcheck(device):
     volume, points = make_inputs(device, torch.float64, channels=2, points=4)
     sample = lambda v, p: grid_sample(v, p, *box(p))  # noqa: E731
@@ -90,6 +113,34 @@ def test_linear_function_is_reproduced_between_voxel_centres(device):
     values, jacobian = grid_sample_jacobian(volume, points, lower, upper)
     torch.testing.assert_close(values, points @ slope.T.to(device))
     torch.testing.assert_close(jacobian, slope.to(device).expand(50, 2, 3))
+
+
+def test_a_point_that_is_nan_gives_nan_and_adds_nothing_to_the_volume(device):
+    volume, points = make_inputs(device, torch.float64)
+    kept = [0, 1, 2, 4, 5, 6]
+    for axis in range(3):
+        broken = points.detach().clone()
+        broken[3, axis] = torch.nan
+        for op in (grid_sample, lambda *given: torch.cat([x.flatten(1) for x in grid_sample_jacobian(*given)], dim=1)):
+            values = op(volume, broken, *box(points))
+            assert values[3, :3].isnan().all()
+            torch.testing.assert_close(values[kept], op(volume, points[kept], *box(points)))
+            (grad,) = torch.autograd.grad(values.square().sum(), volume)
+            (expected,) = torch.autograd.grad(op(volume, points[kept], *box(points)).square().sum(), volume)
+            torch.testing.assert_close(grad, expected)
+
+
+def test_infinite_coordinates_take_the_border(device):
+    volume, points = make_inputs(device, torch.float64)
+    far, infinite = points.detach().clone(), points.detach().clone()
+    far[:, 0], infinite[:, 0] = 1e6, torch.inf
+    far[:3, 2], infinite[:3, 2] = -1e6, -torch.inf
+    inputs = [(volume, each.requires_grad_()) for each in (far, infinite)]
+    results = []
+    for given in inputs:
+        values = grid_sample(*given, *box(points))
+        results.append((values, *torch.autograd.grad(values.square().sum(), given)))
+    torch.testing.assert_close(*results)
 
 
 def test_single_voxel_axis_is_constant_along_it(device):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.inverse_skinning import Unskinned
-from selfrecon_warp.kernels.reference.grid_sample import grid_sample, grid_sample_jacobian
-from selfrecon_warp.kernels.reference.skinning import skin_points, skin_points_jacobian
+from selfrecon_warp.kernels.reference.grid_sample import grid_sample
+from selfrecon_warp.kernels.reference.skinning import skin_points
 
 
 def unskin_points(posed: Tensor, weights: Tensor, bones: Tensor, threshold: float = 1e-6) -> Unskinned:
@@ -38,10 +38,12 @@ def unskin_points_in_volume(
     """Carry posed points back where weights vary in space, all points a step at a time."""
 
     def jacobian(points: Tensor) -> tuple[Tensor, Tensor]:
-        weights, slopes = grid_sample_jacobian(volume.detach(), points.flatten(0, 1), lower, upper)
-        leads = weights.unflatten(0, points.shape[:2]), slopes.unflatten(0, points.shape[:2])
-        landed, matrix = skin_points_jacobian(points, *leads, bones.detach())
-        return landed.detach() - posed.detach(), matrix.detach()
+        with torch.enable_grad():
+            moving = points.detach().requires_grad_()
+            weights = grid_sample(volume.detach(), moving.flatten(0, 1), lower, upper).unflatten(0, moving.shape[:2])
+            landed = skin_points(moving, weights, bones.detach())
+            rows = [torch.autograd.grad(x.sum(), moving, retain_graph=True)[0] for x in landed.unbind(-1)]
+        return landed.detach() - posed.detach(), torch.stack(rows, dim=-2)
 
     if isinstance(starts, int):
         starts = _ranked_starts(posed.detach(), volume.detach(), lower, upper, bones.detach(), starts, threshold)
@@ -55,6 +57,8 @@ def unskin_points_in_volume(
         for _ in range(steps):
             regular = matrix.det().abs() > threshold
             moving = regular & (residual.norm(dim=-1) > tolerance)
+            if not moving.any():
+                break
             safe = torch.where(regular[..., None, None], matrix, torch.eye(3).to(matrix))
             trial = points - length[..., None] * torch.linalg.solve(safe, residual[..., None])[..., 0]
             trial = torch.where(moving[..., None], trial, points)
