@@ -1,7 +1,6 @@
-"""Algebra of the rays: 6,144 a step of the published schedule, 20k points of its rigidity term, 200k as in rendering.
+"""Algebra of the rays: 6,144 a step of the published schedule, 20k, and 200k as in rendering.
 
-The networks that give value, gradient and Jacobian are left out. ``torch eigvalsh`` takes the singular values from the
-eigenvalues of the squared matrix.
+The networks that give value, gradient and Jacobian are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from selfrecon_warp.benchmarks.harness import BACKWARD, FORWARD, Benchmark, Bound, Case, Prepared, main, timed
 from selfrecon_warp.kernels import intersection as ours
 from selfrecon_warp.kernels.reference import intersection as reference
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 
 LIMITS = {"distance_tolerance": 1e-3, "angle_tolerance": 1e-3, "max_step": 0.05}
 RAYS = {"6k": 6_144, "20k": 20_000, "200k": 200_000}
@@ -22,15 +22,11 @@ DIRECTIONS = {
     "step": (FORWARD,),
     "implicit gradient, 3x3": (FORWARD, BACKWARD),
     "implicit gradient, 4x3": (FORWARD, BACKWARD),
-    "inverse": (FORWARD, BACKWARD),
-    "singular values": (FORWARD, BACKWARD),
 }
 MOVED = {  # bytes a ray, forward and backward, each array once
     "step": (149, 0),
     "implicit gradient, 3x3": (85, 101),
     "implicit gradient, 4x3": (85, 101),
-    "inverse": (73, 109),
-    "singular values": (120, 120),
 }
 
 
@@ -56,13 +52,9 @@ def build(module: Any) -> Callable[[Case, str, torch.device], Prepared]:
     def prepare(case: Case, direction: str, device: torch.device) -> Prepared:
         data, step = rays(case["R"], device), case["step"]
         jacobian = data.pop("jacobian")
-        if step == "inverse":
-            return timed(lambda x: module.inverse_3x3(x)[0], [jacobian], direction)
-        if step == "singular values":
-            return timed(module.singular_values_3x3, [jacobian], direction)
         points, value, gradient, posed, directions, centre = data.values()
         if step == "step":
-            inverse, regular = ours.inverse_3x3(jacobian)
+            inverse, regular = inverse_3x3(jacobian)
             inputs = points, value, gradient, posed, directions, centre, inverse, regular
             return Prepared(lambda: module.ray_step(*inputs, **LIMITS))
         form = "inverse" if step.endswith("3x3") else "least_squares"
@@ -73,13 +65,6 @@ def build(module: Any) -> Callable[[Case, str, torch.device], Prepared]:
         return timed(solved, [value, posed, directions, centre], direction)
 
     return prepare
-
-
-def eigenvalues(case: Case, direction: str, device: torch.device) -> Prepared | None:
-    if case["step"] != "singular values":
-        return None
-    jacobian = rays(case["R"], device)["jacobian"]
-    return timed(lambda x: torch.linalg.eigvalsh(x.mT @ x).sqrt(), [jacobian], direction)
 
 
 def bound(case: Case, direction: str, _device: torch.device) -> Bound:
@@ -94,7 +79,7 @@ BENCHMARK = Benchmark(
         for step, directions in DIRECTIONS.items()
         for name, count in RAYS.items()
     ],
-    implementations={"ours": build(ours), "torch": build(reference), "torch eigvalsh": eigenvalues},
+    implementations={"ours": build(ours), "torch": build(reference)},
     items=lambda case: (case["R"], "rays"),
     bound=bound,
 )

@@ -3,19 +3,21 @@
 50 points a pixel and the radius of its first stage, 0.006 of half a picture's side; 540 pixels is a frame of a fit at
 half size. ``ours`` keeps each pixel's points in lists, ``ours padded`` in the same ``[B, H, W, 50]`` tensors as
 PyTorch3D, most of whose places are empty. PyTorch3D asks every point for every pixel on a CPU, so its time follows
-points times pixels and its larger case is computed from the smaller.
+points times pixels and its larger case is computed from the smaller. The blend alone is in ``bench_compositing.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from selfrecon_warp.benchmarks.harness import BACKWARD, Benchmark, Bound, Case, Prepared, main, timed
 from selfrecon_warp.benchmarks.scenes import figure, to_pytorch3d
-from selfrecon_warp.kernels import splat as ours
+from selfrecon_warp.kernels import compositing, splat
+from selfrecon_warp.kernels.reference import compositing as reference_compositing
 from selfrecon_warp.kernels.reference import splat as reference
 
 KEPT = 50
@@ -49,14 +51,14 @@ def lists(case: Case, direction: str, device: torch.device) -> Prepared:
     ones = inputs.new_ones(inputs.shape[1], 1)
 
     def mask(inputs: Tensor) -> Tensor:
-        drawn = ours.splat_lists(inputs, r, size, size, KEPT)
-        return ours.composite_alpha(1.0 - drawn.distance / r**2, drawn.point_index, ones, drawn.ends)
+        drawn = splat.splat_lists(inputs, r, size, size, KEPT)
+        return compositing.composite_alpha(1.0 - drawn.distance / r**2, drawn.point_index, ones, drawn.ends)
 
     return timed(mask, [inputs], direction)
 
 
-def padded(module: object) -> Callable[[Case, str, torch.device], Prepared]:
-    """The padded form of one module."""
+def padded(draw: ModuleType, blend: ModuleType) -> Callable[[Case, str, torch.device], Prepared]:
+    """The padded form of one pair of modules."""
 
     def build(case: Case, direction: str, device: torch.device) -> Prepared:
         size, r = case["size"], radius(case)
@@ -64,8 +66,8 @@ def padded(module: object) -> Callable[[Case, str, torch.device], Prepared]:
         ones = inputs.new_ones(inputs.shape[1], 1)
 
         def mask(inputs: Tensor) -> Tensor:
-            drawn = module.splat_points(inputs, r, size, size, KEPT)
-            return module.composite_alpha(1.0 - drawn.distance / r**2, drawn.point_index, ones)
+            drawn = draw.splat_points(inputs, r, size, size, KEPT)
+            return blend.composite_alpha(1.0 - drawn.distance / r**2, drawn.point_index, ones)
 
         return timed(mask, [inputs], direction)
 
@@ -91,7 +93,7 @@ def pytorch3d(case: Case, direction: str, device: torch.device) -> Prepared:
 
 
 def bound(case: Case, direction: str, device: torch.device) -> Bound:
-    entries = len(ours.splat_lists(points(case, device), radius(case), case["size"], case["size"], KEPT).depth)
+    entries = len(splat.splat_lists(points(case, device), radius(case), case["size"], case["size"], KEPT).depth)
     pixels, again = case["size"] ** 2, direction == BACKWARD
     return Bound(
         "reads points, writes and reads lists of entries and the mask",
@@ -102,7 +104,12 @@ def bound(case: Case, direction: str, device: torch.device) -> Bound:
 BENCHMARK = Benchmark(
     op="splat",
     cases=CASES,
-    implementations={"ours": lists, "ours padded": padded(ours), "torch": padded(reference), "pytorch3d": pytorch3d},
+    implementations={
+        "ours": lists,
+        "ours padded": padded(splat, compositing),
+        "torch": padded(reference, reference_compositing),
+        "pytorch3d": pytorch3d,
+    },
     items=lambda case: (case["P"], "points"),
     bound=bound,
 )

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import select
+import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _HERE = Path(__file__).resolve().parent
 ROOT = _HERE.parent if (_HERE.parent / "pyproject.toml").exists() else None
@@ -55,28 +57,78 @@ def find_peer(given: Path | None) -> tuple[str | None, str]:
     return None, f"{reason} (`make bench-env` installs PyTorch3D into .venv-bench)"
 
 
+class Nursery:
+    """Starts children from one interpreter: a process that has loaded the libraries forks them (``nursery.py``)."""
+
+    def __init__(self, python: str) -> None:
+        self._python = python
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+
+    def child(self, file: Path, request: dict[str, Any], log: IO[str]) -> Child:
+        """A child that measures the rows of one request.
+
+        Args:
+            file: The bench file.
+            request: What ``run_rows`` reads.
+            log: Takes what the child prints, and the first one's what loading the libraries does.
+        """
+        if self._link is None:
+            self._start(log)
+        assert self._link is not None
+        read, write = os.pipe()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # then the pipe's end tells
+                message = json.dumps({**request, "file": str(file)}).encode() + b"\n"
+                socket.send_fds(self._link, [message], [write, log.fileno()])
+        finally:
+            os.close(write)
+        return Child(self, read)
+
+    def exit_code(self, seconds: float) -> int:
+        """The child's exit code; it is killed when it has not ended in time."""
+        assert self._link is not None
+        if select.select([self._link], [], [], seconds)[0]:
+            with contextlib.suppress(ConnectionResetError):
+                answer = self._link.recv(64)
+                if answer:
+                    return int(answer)
+        return self.close()
+
+    def close(self) -> int:
+        """End the process, with its child; its exit code."""
+        if self._process is None or self._link is None:
+            return 0
+        self._link.close()
+        self._link = None
+        try:
+            code = self._process.wait(timeout=0.1)  # it has ended by itself, perhaps
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            code = self._process.wait()
+        return code
+
+    def _start(self, log: IO[str]) -> None:
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self._process = subprocess.Popen(
+                [self._python, "-m", "selfrecon_warp.benchmarks.nursery", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                env=_child_environment(),
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the other's session
+            )
+
+
 class Child:
     """A process that measures rows of one implementation and reports them line by line through a pipe."""
 
-    def __init__(self, python: str, file: Path, request: dict[str, Any], log: Any) -> None:
-        read, write = os.pipe()
-        self._pipe = os.fdopen(read, "rb", buffering=0)
+    def __init__(self, nursery: Nursery, pipe: int) -> None:
+        self._nursery = nursery
+        self._pipe = os.fdopen(pipe, "rb", buffering=0)
         self._buffer = b""
-        try:
-            self._process = subprocess.Popen(
-                [python, str(file), "--child", str(write)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(write,),
-                env=_child_environment(),
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the child
-            )
-        finally:
-            os.close(write)
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
-            stdin.write(json.dumps(request).encode())
 
     def line(self, seconds: float) -> dict[str, Any] | None:
         """The next line; ``None`` when the child has ended.
@@ -99,11 +151,7 @@ class Child:
 
     def end(self) -> int:
         """Wait for the child if it has closed the pipe, else kill it; its exit code."""
-        try:
-            code = self._process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
+        code = self._nursery.exit_code(2.0)
         self._pipe.close()
         return code
 

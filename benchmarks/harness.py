@@ -41,8 +41,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
-import os
+import importlib.util
 import resource
 import statistics
 import sys
@@ -155,7 +154,8 @@ class Measurement:
     repeats: int
     """Calls timed after the warm-up."""
     peak_mb: float
-    """Peak during the timed calls above what was in use before them: resident set, or torch's memory on the GPU."""
+    """Peak during the timed calls above what was in use before them: the resident set, or on a GPU the memory of torch
+    and that of Warp's pool, whose peak cannot be reset and so is that of the preparation if that took more."""
 
 
 def timed(function: Callable[..., Any], inputs: Sequence[Tensor], direction: str, note: str = "") -> Prepared:
@@ -195,6 +195,7 @@ def measure(
     device: torch.device | str = "cpu",
     *,
     warmup: int = 2,
+    settle: float = 0.1,
     repeats: int = 15,
     seconds: float = 1.0,
 ) -> Measurement:
@@ -204,14 +205,19 @@ def measure(
         function: What is timed; inputs are prepared outside it.
         device: Where it runs; CUDA work is waited for.
         warmup: Untimed calls first (compilation, allocator); 0 with one repeat for what is too slow for more.
+        settle: Seconds that warming up takes at least: a quick call is timed at the pace it settles at.
         repeats: Timed calls at most.
         seconds: No further call starts once this much time is spent, except to make three within four times as much.
     """
     device = torch.device(device)
-    started = time.perf_counter()
-    for index in range(warmup):
-        if index == 0 or time.perf_counter() - started < seconds:
-            function()
+    started = since = time.perf_counter()
+    calls = 0
+    while calls < warmup or (calls and time.perf_counter() - since < settle):
+        if calls and time.perf_counter() - started > seconds:
+            break
+        function()
+        calls += 1
+        since = since if calls > 1 else time.perf_counter()
     before = _begin_memory(device)
     times: list[float] = []
     while len(times) < repeats and sum(times) < 1e3 * seconds * (4 if len(times) < 3 else 1):
@@ -274,7 +280,7 @@ def _measure_row(benchmark: Benchmark, case: Case, direction: str, request: Mapp
     if built is None:
         return {"absent": True}
     prepared = built if isinstance(built, Prepared) else Prepared(built)
-    effort: dict[str, Any] = {"repeats": 5, "seconds": 0.25} if request["quick"] else {}
+    effort: dict[str, Any] = {"settle": 0.05, "seconds": 0.25} if request["quick"] else {}
     if name in case.once:
         effort = {"warmup": 0, "repeats": 1}
     row: dict[str, Any] = {"note": prepared.note, **asdict(measure(prepared.call, device, **effort))}
@@ -288,13 +294,19 @@ def _measure_row(benchmark: Benchmark, case: Case, direction: str, request: Mapp
     return row
 
 
-def main(benchmark: Benchmark) -> None:
-    """Command line of a bench file: measure its op alone, or serve as the child that measures one implementation."""
-    if len(sys.argv) == 3 and sys.argv[1] == "--child":
-        with os.fdopen(int(sys.argv[2]), "w", buffering=1) as pipe:
-            print("{}", file=pipe)  # loaded: from here on a crash is a row's
-            run_rows(benchmark, json.load(sys.stdin), lambda row: print(json.dumps(row, default=str), file=pipe))
-        return
+def load_benchmark(file: Path) -> Benchmark:
+    """The ``BENCHMARK`` that a bench file declares; whatever goes wrong in the file is raised."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    benchmark: Benchmark = module.BENCHMARK
+    return benchmark
+
+
+def main(_benchmark: Benchmark) -> None:
+    """Command line of a bench file: measure its op alone."""
     from selfrecon_warp.benchmarks.runner import run_file
 
     sys.exit(run_file(Path(sys.argv[0]).resolve(), sys.argv[1:]))
@@ -310,7 +322,7 @@ def _begin_memory(device: torch.device) -> float:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return float(torch.cuda.memory_allocated(device))
+        return float(torch.cuda.memory_allocated(device)) + _warp_memory(device)[0]
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else a call could live on what the warm-up left behind, uncounted
         Path("/proc/self/clear_refs").write_text("5")
@@ -321,10 +333,19 @@ def _begin_memory(device: torch.device) -> float:
 
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
+        return float(torch.cuda.max_memory_allocated(device)) + _warp_memory(device)[1]
     if Path("/proc/self/status").exists():
         return _status_bytes("VmHWM")
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _warp_memory(device: torch.device) -> tuple[float, float]:
+    """Bytes that Warp's pool on a GPU, which torch does not count, holds now and has held at most."""
+    import warp as wp
+
+    if not wp.is_mempool_supported(str(device)):
+        return 0.0, 0.0
+    return float(wp.get_mempool_used_mem_current(str(device))), float(wp.get_mempool_used_mem_high(str(device)))
 
 
 def _status_bytes(field_name: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from selfrecon_warp.benchmarks.children import LOAD_LIMIT_S, ROOT, Child, find_peer, last_line
-from selfrecon_warp.benchmarks.harness import Benchmark, memory_bandwidth
+from selfrecon_warp.benchmarks.children import LOAD_LIMIT_S, ROOT, Nursery, find_peer, last_line
+from selfrecon_warp.benchmarks.harness import Benchmark, load_benchmark, memory_bandwidth
 from selfrecon_warp.benchmarks.report import table, write_report
 from selfrecon_warp.devices import select_device
 from selfrecon_warp.errors import BenchError, SelfReconError
@@ -56,6 +55,7 @@ class Run:
     broken: int = 0
     """Bench files that could not be loaded."""
     _peer: tuple[str | None, str] | None = None
+    _nurseries: dict[str, Nursery] = field(default_factory=dict)
 
     @property
     def row_limit(self) -> float:
@@ -67,6 +67,15 @@ class Run:
         if self._peer is None:
             self._peer = find_peer(self.peer_python)
         return self._peer
+
+    def nursery(self, python: str) -> Nursery:
+        """Where children of an interpreter come from."""
+        return self._nurseries.setdefault(python, Nursery(python))
+
+    def close(self) -> None:
+        """End the processes that children come from."""
+        for nursery in self._nurseries.values():
+            nursery.close()
 
     def add(self, row: dict[str, Any]) -> None:
         """Join a finished row, show it and save."""
@@ -161,6 +170,7 @@ def run_benchmarks(
         run.console.print(f"stopped after {run.done} of {run.total} rows" + (f", kept in {out}" if out else ""))
         raise
     finally:
+        run.close()
         run.save()
         if run.rows and run.out is not None:
             write_report(run.out, run.environment, run.rows, run.console)
@@ -240,18 +250,12 @@ def _prepare_output(out: Path | None) -> list[dict[str, Any]]:
 
 def _load(run: Run, file: Path) -> Benchmark | None:
     """The ``BENCHMARK`` that a file declares; a file that cannot be read does not cost the others."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        benchmark: Benchmark = module.BENCHMARK
+        return load_benchmark(file)
     except Exception as error:
         run.broken += 1
         run.console.print(f"{file}: cannot be loaded: {type(error).__name__}: {error}")
         return None
-    return benchmark
 
 
 def _run_implementation(
@@ -291,7 +295,7 @@ def _run_implementation(
         }
         loaded = False
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, run.console.status("") as status:
-            child = Child(python, file, request, log)
+            child = run.nursery(python).child(file, request, log)
             try:
                 while pending:
                     case, direction = pending[0]

@@ -20,6 +20,8 @@ LIMBS = (
     ((-0.09, -0.35, 0), (-0.17, -0.95, 0), 0.07),
 )
 """Start, end and radius of each capsule [m]: trunk, head, arms, legs."""
+GPU_POINTS = 2**22
+"""Points evaluated at a time on a GPU; a CPU is quickest with a plane of a lattice, which its caches hold."""
 DISTANCE = 3.0
 """From the camera to the body's centre [m]."""
 
@@ -43,10 +45,10 @@ def dense_field(resolution: tuple[int, int, int], device: torch.device | str) ->
     """The body's signed distance at every node of a lattice in the box [m], ``[X, Y, Z]``."""
     lower, upper = BOX
     axes = [torch.linspace(a, b, n, device=device) for a, b, n in zip(lower, upper, resolution, strict=True)]
-    planes = [
-        torch.stack(torch.meshgrid(axes[0][i : i + 1], *axes[1:], indexing="ij"), -1) for i in range(len(axes[0]))
-    ]
-    return torch.stack([body_distance(plane.view(-1, 3)).view(resolution[1:]) for plane in planes])
+    room = GPU_POINTS if torch.device(device).type == "cuda" else 0
+    parts = axes[0].split(max(1, room // (resolution[1] * resolution[2])))
+    nodes = (torch.stack(torch.meshgrid(part, *axes[1:], indexing="ij"), -1) for part in parts)
+    return torch.cat([body_distance(part.view(-1, 3)).view(part.shape[:3]) for part in nodes])
 
 
 def body_mesh(face_count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -139,6 +141,13 @@ def ellipsoid(frames: int, size: int, resolution: tuple[int, int], device: torch
     centre = torch.arange(frames).view(-1, 1) * 0.37 + size / 2 - 0.5
     u, v = centre + 0.14 * size * bump * x, centre + 0.43 * size * y
     return torch.stack([u, v, (3 + 0.25 * bump * z).expand(frames, -1)], -1).to(device), faces.to(device)
+
+
+def shaken_body(frames: int, face_count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Frames of a body ``[B, V, 3]`` whose vertices are shaken by a tenth of an edge, and its faces."""
+    vertices, faces = body_mesh(face_count, device)
+    edge = float((vertices[faces[:, 0]] - vertices[faces[:, 1]]).norm(dim=1).mean())
+    return vertices + 0.1 * edge * torch.randn(frames, *vertices.shape, device=device), faces
 
 
 def _sphere(around: int, along: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """One small valid call of every public operation of the kernel suite, and what its arguments must be.
 
 The compile gate and the tests of bad input run over this table, so an operation missing here fails both.
+The file is long because it is that one table, with the inputs of each call beside it.
 """
 
 import importlib
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp import kernels
+from selfrecon_warp.kernels.best_views import best_views
 from selfrecon_warp.kernels.closest_point import closest_point
+from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
 from selfrecon_warp.kernels.contour import (
     Contour,
     MeshEdges,
@@ -26,13 +29,14 @@ from selfrecon_warp.kernels.contour import (
 )
 from selfrecon_warp.kernels.encode import encode_grid, encode_grid_jacobian, grid_layout
 from selfrecon_warp.kernels.grid_sample import grid_sample, grid_sample_jacobian
-from selfrecon_warp.kernels.intersection import implicit_gradient, inverse_3x3, ray_step, singular_values_3x3
+from selfrecon_warp.kernels.intersection import implicit_gradient, ray_step
 from selfrecon_warp.kernels.inverse_skinning import unskin_points, unskin_points_in_volume
 from selfrecon_warp.kernels.laplacian import laplacian_cotangent, laplacian_uniform, loss_laplacian
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.mesh import edge_lengths, face_areas, face_normals, vertex_normals
 from selfrecon_warp.kernels.mesh_losses import loss_edge_length, loss_normal_consistency
 from selfrecon_warp.kernels.neighbours import chamfer_distance, nearest_neighbours
+from selfrecon_warp.kernels.paint import paint_texture, paint_vertices
 from selfrecon_warp.kernels.point_mesh import (
     loss_point_edges,
     loss_point_mesh,
@@ -43,9 +47,10 @@ from selfrecon_warp.kernels.rasterize import Fragments, interpolate, pixel_baryc
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.kernels.silhouette import antialiased_silhouette, blended_silhouette, splatted_silhouette
 from selfrecon_warp.kernels.skinning import skin_points, skin_points_jacobian
+from selfrecon_warp.kernels.small_matrices import inverse_3x3, singular_values_3x3
 from selfrecon_warp.kernels.sparse_grid import evaluate_sparse
-from selfrecon_warp.kernels.splat import composite_alpha, composite_weighted, splat_lists, splat_points
-from selfrecon_warp.kernels.topology import mesh_corners, mesh_topology
+from selfrecon_warp.kernels.splat import splat_lists, splat_points
+from selfrecon_warp.kernels.topology import mesh_topology
 from selfrecon_warp.kernels.weight_field import build_weight_field
 
 HEIGHT, WIDTH = 7, 9
@@ -246,6 +251,34 @@ def _pixels(dtype: torch.dtype) -> dict[str, Any]:
     return {**picture(dtype), "batch_index": batch_index, "pixels": pixels, "face_index": torch.tensor([0, 3, -1])}
 
 
+def _painted(dtype: torch.dtype) -> dict[str, Any]:
+    given = picture(dtype)
+    seen = visible_faces(given["vertices_pixel"], given["faces"], 2 * HEIGHT, 2 * WIDTH)
+    return {**given, "face_index": seen, "samples": 2}
+
+
+def _textured(dtype: torch.dtype) -> dict[str, Any]:
+    given = _painted(dtype)
+    texture = torch.randint(0, 256, (5, 6, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    texcoords = _random(dtype, 5, 2).sigmoid()
+    return {**given, "texcoords": texcoords, "face_texcoords": given["faces"], "texture": texture}
+
+
+def _looked_up(dtype: torch.dtype) -> dict[str, Any]:
+    given = image(dtype)
+    depth = rasterize(**given).depth
+    return {
+        "vertices_pixel": given["vertices_pixel"],
+        "cosines": 0.5 + 0.5 * _random(dtype, 2, 4),
+        "faces": given["faces"],
+        "face_index": torch.tensor([0, 1, 2, 3, -1, 1]),
+        "barycentrics": torch.nn.functional.normalize(_random(dtype, 6, 3, seed=1), p=1.0, dim=1),
+        "depth": depth,
+        "trust": _random(dtype, *depth.shape, seed=2),
+        "count": 2,
+    }
+
+
 def _edges(dtype: torch.dtype) -> dict[str, Any]:
     given = picture(dtype)
     edges = mesh_edges(given["faces"])
@@ -387,6 +420,26 @@ CALLS = {
         rows="B",
         refused=(*_SIZES, ("faces_per_pixel", 0), ("blur_radius", -1.0), ("blur_radius", float("nan"))),
     ),
+    "paint_texture": Call(
+        paint_texture,
+        _textured,
+        {**_PICTURE, "face_index": "B H W", "texcoords": "T 2", "face_texcoords": "F 3", "texture": "X Y 3"},
+        {**_FACES_BELOW, "face_index": (-1, "F"), "face_texcoords": (0, "T")},
+        order=0,
+        rows="B",
+        refused=(("samples", 0), ("samples", 4)),
+        blamed=("samples",),
+    ),
+    "paint_vertices": Call(
+        paint_vertices,
+        lambda dtype: {**_painted(dtype), "colours": _random(dtype, 4, 3)},
+        {**_PICTURE, "face_index": "B H W", "colours": "V 3|B V 3"},
+        {**_FACES_BELOW, "face_index": (-1, "F")},
+        order=0,
+        rows="B",
+        refused=(("samples", 0), ("samples", 4)),
+        blamed=("samples",),
+    ),
     "antialiased_silhouette": Call(antialiased_silhouette, image, _PICTURE, _FACES_BELOW, rows="B", refused=_SIZES),
     "antialiased_silhouette/given": Call(
         _antialiased,
@@ -427,14 +480,6 @@ CALLS = {
     "composite_alpha": Call(composite_alpha, _composite, _COMPOSITE, {"point_index": (-1, "P")}, rows="B"),
     "composite_alpha/lists": Call(composite_alpha, _composite_lists, _LISTS, {"point_index": (-1, "P")}),
     "composite_weighted": Call(composite_weighted, _composite, _COMPOSITE, {"point_index": (-1, "P")}, rows="B"),
-    "mesh_corners": Call(
-        mesh_corners,
-        lambda dtype: {"faces": solid(dtype)[1], "vertex_count": 4},
-        {"faces": "F 3"},
-        {"faces": (0, "4")},
-        refused=(("vertex_count", -1),),
-        **_CONSTANT,
-    ),
     "mesh_topology": Call(
         mesh_topology,
         lambda dtype: {"faces": solid(dtype)[1], "vertex_count": 4},
@@ -546,6 +591,23 @@ CALLS = {
         },
         {"query_frame": (0, "inf"), "edge_frame": (0, "inf")},
         refused=(("radius", 0.0), ("radius", float("nan"))),
+        **_CONSTANT,
+    ),
+    "best_views": Call(
+        best_views,
+        _looked_up,
+        {
+            "vertices_pixel": "N V 3",
+            "cosines": "N V",
+            "faces": "F 3",
+            "face_index": "T",
+            "barycentrics": "T 3",
+            "depth": "N H W",
+            "trust": "N H W",
+        },
+        {"faces": (0, "V"), "face_index": (-1, "F")},
+        rows="T",
+        refused=(("count", 0), ("sharpness", -1.0), ("tolerance", -1.0), ("slope_tolerance", -1.0)),
         **_CONSTANT,
     ),
     "closest_point": Call(

@@ -273,6 +273,15 @@ def test_measure_counts_calls_and_memory():
     assert 60 < large.peak_mb < 100
 
 
+def test_a_quick_call_is_warmed_up_until_it_settles():
+    calls = []
+    measure(lambda: calls.append(time.perf_counter()), repeats=1, settle=0.05)
+    assert calls[-1] - calls[0] > 0.05
+    calls.clear()
+    measure(lambda: calls.append(0), warmup=0, repeats=1)
+    assert len(calls) == 1
+
+
 def test_timed_differentiates_what_it_is_told_to():
     x = torch.ones(3)
     forward: Prepared = timed(lambda x: x.square(), [x], FORWARD)

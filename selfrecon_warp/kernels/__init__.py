@@ -13,13 +13,16 @@ wp.init()
 OPERATIONS = {
     "rasterize": ("rasterize", "visible_faces", "pixel_barycentrics", "interpolate"),
     "rasterize_layers": ("rasterize_layers",),
+    "paint": ("paint_texture", "paint_vertices"),
     "silhouette": ("antialiased_silhouette", "blended_silhouette", "splatted_silhouette"),
+    "best_views": ("best_views",),
     "contour": ("mesh_edges", "silhouette_edges", "contour_edges", "contour_points", "nearest_contour"),
-    "splat": ("splat_points", "splat_lists", "composite_alpha", "composite_weighted"),
+    "splat": ("splat_points", "splat_lists"),
+    "compositing": ("composite_alpha", "composite_weighted"),
     "mesh": ("face_normals", "face_areas", "vertex_normals", "edge_lengths"),
     "mesh_losses": ("loss_edge_length", "loss_normal_consistency"),
     "laplacian": ("laplacian_uniform", "laplacian_cotangent", "loss_laplacian"),
-    "topology": ("mesh_corners", "mesh_topology"),
+    "topology": ("mesh_topology",),
     "neighbours": ("nearest_neighbours", "chamfer_distance"),
     "closest_point": ("closest_point",),
     "point_mesh": ("point_mesh_distance", "mesh_point_distance", "loss_point_mesh", "loss_point_edges"),
@@ -30,6 +33,7 @@ OPERATIONS = {
     "weight_field": ("build_weight_field",),
     "grid_sample": ("grid_sample", "grid_sample_jacobian"),
     "encode": ("encode_grid", "encode_grid_jacobian"),
-    "intersection": ("inverse_3x3", "singular_values_3x3", "ray_step", "implicit_gradient"),
+    "intersection": ("ray_step", "implicit_gradient"),
+    "small_matrices": ("inverse_3x3", "singular_values_3x3"),
 }
 """The public functions by the module that holds them; whatever else a module has serves these."""

@@ -34,6 +34,36 @@ GROUP = 64
 """Buffers that one thread adds up. Torch's sum is as fast, but on a CPU it leaves its threads spinning for a while."""
 
 
+@wp.func
+def blended_at_four(
+    weights: wp.array3d[Any],
+    rows: wp.array2d[Any],
+    b: wp.int32,
+    p0: wp.int32,
+    p1: wp.int32,
+    p2: wp.int32,
+    p3: wp.int32,
+):
+    """The bones of frame ``b`` blended at four points."""
+    w = wp.min(b, weights.shape[0] - 1)
+    m0 = rows.dtype()
+    m1 = rows.dtype()
+    m2 = rows.dtype()
+    m3 = rows.dtype()
+    for lane in range(weights.shape[2]):
+        w0 = weights[w, p0, lane]
+        w1 = weights[w, p1, lane]
+        w2 = weights[w, p2, lane]
+        w3 = weights[w, p3, lane]
+        for k in range(len(w0)):
+            bone = rows[b, lane * len(w0) + k]
+            m0 += w0[k] * bone
+            m1 += w1[k] * bone
+            m2 += w2[k] * bone
+            m3 += w3[k] * bone
+    return m0, m1, m2, m3
+
+
 @wp.kernel
 def blend_bones_kernel(
     first: wp.int32,
@@ -49,22 +79,7 @@ def blend_bones_kernel(
     p2 = wp.min(p0 + 2, last)
     p3 = wp.min(p0 + 3, last)
     for b in range(matrices.shape[0]):
-        w = wp.min(b, weights.shape[0] - 1)
-        m0 = rows.dtype()
-        m1 = rows.dtype()
-        m2 = rows.dtype()
-        m3 = rows.dtype()
-        for lane in range(weights.shape[2]):
-            w0 = weights[w, p0, lane]
-            w1 = weights[w, p1, lane]
-            w2 = weights[w, p2, lane]
-            w3 = weights[w, p3, lane]
-            for k in range(len(w0)):
-                bone = rows[b, lane * len(w0) + k]
-                m0 += w0[k] * bone
-                m1 += w1[k] * bone
-                m2 += w2[k] * bone
-                m3 += w3[k] * bone
+        m0, m1, m2, m3 = blended_at_four(weights, rows, b, p0, p1, p2, p3)
         matrices[b, p0] = m0
         matrices[b, p1] = m1
         matrices[b, p2] = m2

@@ -80,9 +80,27 @@ def lowest_of_run(a: Any):
 
 
 @wp.func
-def edge_weights_of_run(x0: Any, y0: Any, x1: Any, y1: Any, x2: Any, y2: Any):
-    """``edge_weights`` of the pixels of a run, from the corners relative to them."""
-    return x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0
+def columns_of_run(u: Any):
+    """Columns of the pixels of a run that begins at ``u``."""
+    return wp.vector(u, u + type(u)(1.0), u + type(u)(2.0), u + type(u)(3.0))
+
+
+@wp.func
+def corners_from_run(r0: Any, r1: Any, columns: Any, v: Any):
+    """Corners of a face relative to the pixels of a run in row ``v``; ``r0`` and ``r1`` begin its record."""
+    x0 = run_of(r0[0]) - columns
+    x1 = run_of(r0[2]) - columns
+    x2 = run_of(r1[0]) - columns
+    return x0, r0[1] - v, x1, r0[3] - v, x2, r1[1] - v
+
+
+@wp.func
+def weights_of_run(x0: Any, y0: Any, x1: Any, y1: Any, x2: Any, y2: Any, r2: Any):
+    """``edge_weights`` of the pixels of a run, from the corners relative to them, and the largest distance outward."""
+    w0 = x1 * y2 - x2 * y1
+    w1 = x2 * y0 - x0 * y2
+    w2 = x0 * y1 - x1 * y0
+    return w0, w1, w2, higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
 
 
 @wp.func
@@ -344,12 +362,13 @@ def tile_faces(
     boxes_drawn, half_perimeters = extent.sum(0).tolist()
     side = half_perimeters / max(boxes_drawn, 1) / 2
     size = min(max(RUN, 1 << round(math.log2(max(side / 4, 1)))), _LARGEST_TILE)
-    nothing = wp.empty((0, 0), dtype=wp.int64, device=views[0].device)
+    device = wp.device_from_torch(vertices.device)
+    nothing = wp.empty((0, 0), dtype=wp.int64, device=device)
     order = ints(nearest.argsort(1)) if side >= _WIDE else nothing
     rows, columns = math.ceil(height / size), math.ceil(width / size)
     cursor = cleared(vertices, B * rows * columns * parts, dtype=torch.int32)
     inputs = [*views, order, B, F, size.bit_length() - 1, rows, columns, distance, share]
-    outputs = [ints(cursor.view(-1, parts)), wp.empty(0, dtype=wp.int32, device=views[0].device)]
+    outputs = [ints(cursor.view(-1, parts)), wp.empty(0, dtype=wp.int32, device=device)]
     launch_split(list_faces_kernel, vertices, (parts, share), inputs, outputs, grain=1)
     ends = cursor.cumsum(0, dtype=torch.int32)
     start = torch.cat([ends.new_zeros(1), ends])

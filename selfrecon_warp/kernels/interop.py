@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -34,7 +35,9 @@ CPU_FLAGS = "-march=native -ffp-contract=fast"
 SPLIT_GRAIN = 4096
 """Fewest rows a thread is given: below it, handing work over costs more than it saves."""
 
-_SPECIALISED: dict[tuple[Any, ...], Any] = {}
+_SETTLED: dict[tuple[Any, ...], Any] = {}
+_VIEW = type(wp.from_torch(torch.empty(1), return_ctype=True))
+"""What a tensor is to a kernel: a pointer, a shape and strides, here with the ``dtype`` as well."""
 
 
 def launch(
@@ -45,8 +48,7 @@ def launch(
         return
     device = wp.device_from_torch(like.device)
     stream = wp.stream_from_torch(like.device) if like.is_cuda else None
-    if kernel.is_generic:
-        kernel = _specialised(kernel, [*inputs, *outputs])
+    kernel = _settled(kernel, [*inputs, *outputs], dim, device, **adjoint)
     wp.launch(kernel, dim, inputs, outputs, device=device, stream=stream, record_tape=False, **adjoint)
 
 
@@ -81,9 +83,8 @@ def launch_split(
     if threads <= 1:
         launch(kernel, like, dim, [0, *inputs], outputs)
         return
-    if kernel.is_generic:
-        kernel = _specialised(kernel, [0, *inputs, *outputs])
     device = wp.device_from_torch(like.device)
+    kernel = _settled(kernel, [0, *inputs, *outputs], dim, device)
     bounds = [rows * k // threads for k in range(threads + 1)]
 
     def part(k: int) -> Any:
@@ -110,12 +111,13 @@ def split_parts(like: Tensor, rows: int, grain: int = SPLIT_GRAIN) -> int:
 def cleared(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Zeros on the device of ``like``, and of its dtype unless another is given.
 
-    Memory is set by one thread: a fill that torch shares out leaves its workers spinning on the cores that the next
-    :func:`launch_split` needs.
+    On a CPU, memory is set by one thread: a fill that torch shares out leaves its workers spinning on the cores that
+    the next :func:`launch_split` needs.
     """
-    tensor = torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
-    if tensor.numel():
-        wp.from_torch(tensor.view(-1).view(torch.uint8)).zero_()
+    if like.is_cuda:
+        return torch.zeros(shape, dtype=dtype or like.dtype, device=like.device)
+    tensor = torch.empty(shape, dtype=dtype or like.dtype)
+    ctypes.memset(tensor.data_ptr(), 0, tensor.nbytes)
     return tensor
 
 
@@ -124,22 +126,42 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="selfrecon-warp")
 
 
+def _settled(kernel: Any, arguments: list[Any], dim: tuple[int, ...], device: Any, **adjoint: Any) -> Any:
+    """The kernel to launch with arguments of these types, which Warp has checked when they were met first.
+
+    Views are passed to Warp as they are, and it takes them at their word.
+    """
+    given = [*arguments, *adjoint.get("adj_inputs", ()), *adjoint.get("adj_outputs", ())]
+    types = tuple([(each.dtype, each.ndim) if isinstance(each, _VIEW) else type(each) for each in given])
+    settled = _SETTLED.get((kernel, types))
+    if settled is None:
+        arguments = [_stand_in(each) for each in arguments]
+        settled = _specialised(kernel, arguments) if kernel.is_generic else kernel
+        adjoint |= {key: [_stand_in(each) for each in group] for key, group in adjoint.items() if key != "adjoint"}
+        wp.launch(settled, dim, arguments, device=device, record_tape=False, record_cmd=True, **adjoint)
+        _SETTLED[kernel, types] = settled
+    return settled
+
+
 def _specialised(kernel: Any, arguments: list[Any]) -> Any:
-    """Give a generic kernel a Warp module of its own for each set of types.
+    """The overload of a generic kernel for arguments of these types, in a Warp module of its own.
 
     In one shared module, every kernel met with new types would have all kernels compiled again, in an order that the
     cache on disk would never see twice.
     """
-    types = tuple(getattr(argument, "dtype", type(argument)) for argument in arguments)
-    specialised = _SPECIALISED.get((kernel, types))
-    if specialised is None:
-        names = "_".join(dict.fromkeys(_type_name(each) for each in types))
-        module = wp.get_module(f"{kernel.module.name}.{kernel.key}.{names}")
-        wp.set_module_options(dict(kernel.module.options), module)
-        generic = module.kernels.get(kernel.key) or wp.kernel(kernel.func, module=module, **kernel.options)
-        specialised = generic.add_overload(generic.infer_argument_types(arguments))
-        _SPECIALISED[kernel, types] = specialised
-    return specialised
+    types = [getattr(argument, "dtype", type(argument)) for argument in arguments]
+    names = "_".join(dict.fromkeys(_type_name(each) for each in types))
+    module = wp.get_module(f"{kernel.module.name}.{kernel.key}.{names}")
+    wp.set_module_options(dict(kernel.module.options), module)
+    generic = module.kernels.get(kernel.key) or wp.kernel(kernel.func, module=module, **kernel.options)
+    return generic.add_overload(generic.infer_argument_types(arguments))
+
+
+def _stand_in(argument: Any) -> Any:
+    """An empty Warp array of the type that a view has; anything else as it is."""
+    if isinstance(argument, _VIEW):
+        return wp.empty((0,) * argument.ndim, dtype=argument.dtype, device="cpu")
+    return argument
 
 
 def _type_name(dtype: Any) -> str:
@@ -149,10 +171,13 @@ def _type_name(dtype: Any) -> str:
 
 
 def _view(tensor: Tensor | None, dtypes: dict[torch.dtype, Any]) -> Any:
-    """View a contiguous tensor as a Warp array without copying; ``None`` when absent or empty."""
+    """View a tensor as a kernel's argument without copying; ``None`` when absent or empty."""
     if tensor is None or tensor.numel() == 0:
         return None
-    return wp.from_torch(tensor.detach(), dtype=dtypes[tensor.dtype], requires_grad=False)
+    dtype = dtypes[tensor.dtype]
+    view = wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)
+    view.dtype = dtype
+    return view
 
 
 def scalars(tensor: Tensor | None) -> Any:

@@ -5,8 +5,7 @@ of ``f``. With ``w = J^-1 v`` the linearised system has the solution
 
     dp = -J^-1 r + w (n . J^-1 r - f) / (n . w),        r = the part of D - c perpendicular to v
 
-both for the step towards the solution and for its derivative. The inverse by cofactors and the singular values by
-one-sided Jacobi rotations (Hestenes 1958) serve the losses as well.
+both for the step towards the solution and for its derivative.
 """
 
 from __future__ import annotations
@@ -20,15 +19,12 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.interop import SCALAR, bools, launch_split, mat33s, require_like, scalars, vec3s
+from selfrecon_warp.kernels.small_matrices import THRESHOLD, cofactor_inverse
 
-THRESHOLD = 1e-4
-"""Least magnitude of a determinant that counts as regular."""
 STEP_SLOPE = 0.05
 """Least change of the field along a canonical ray, per metre of the posed one, that a step slides by."""
 GRADIENT_SLOPE = 1e-3
 """The same for a derivative to exist."""
-SWEEPS = 12
-"""Jacobi sweeps at most; six settle any 3 x 3 matrix in float64."""
 
 
 class RayStep(NamedTuple):
@@ -38,53 +34,6 @@ class RayStep(NamedTuple):
     """Canonical positions after the step [m], ``[B, R, 3]``; converged and singular rays stay where they were."""
     converged: Tensor
     """Both residuals were within tolerance before the step, ``[B, R]`` bool."""
-
-
-@wp.func
-def cofactor_inverse(matrix: Any, threshold: Any):
-    """Inverse and determinant; the inverse is zero where the determinant's magnitude is not above ``threshold``."""
-    columns = wp.transpose(matrix)
-    rows = wp.matrix_from_rows(
-        wp.cross(columns[1], columns[2]), wp.cross(columns[2], columns[0]), wp.cross(columns[0], columns[1])
-    )
-    determinant = wp.dot(columns[0], rows[0])
-    scale = matrix.dtype(0.0)
-    if wp.abs(determinant) > threshold:
-        scale = matrix.dtype(1.0) / determinant
-    return rows * scale, determinant
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def inverse_3x3_kernel(
-    first: wp.int32,
-    matrices: wp.array[Any],  # [N] mat33
-    threshold: Any,
-    # outputs
-    inverse: wp.array[Any],  # [N] mat33
-    regular: wp.array[wp.bool],  # [N]
-):
-    """Invert by cofactors where the determinant allows."""
-    i = first + wp.tid()
-    inverted, determinant = cofactor_inverse(matrices[i], threshold)
-    regular[i] = wp.abs(determinant) > threshold
-    if regular[i]:
-        inverse[i] = inverted
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def inverse_3x3_vjp_kernel(
-    first: wp.int32,
-    inverse: wp.array[Any],  # [N] mat33
-    regular: wp.array[wp.bool],  # [N]
-    grad_inverse: wp.array[Any],  # [N] mat33
-    # outputs
-    grad_matrices: wp.array[Any],  # [N] mat33
-):
-    """Gradient of the inverse carried back to the matrix: ``-X^T G X^T``."""
-    i = first + wp.tid()
-    if regular[i]:
-        turned = wp.transpose(inverse[i])
-        grad_matrices[i] = -(turned * grad_inverse[i] * turned)
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -127,52 +76,6 @@ def ray_step_kernel(
     moved[i] = point
 
 
-@wp.kernel(enable_backward=False, module="unique")
-def regular_inverse_kernel(
-    first: wp.int32,
-    gradient: wp.array[Any],  # [N] vec3
-    jacobian: wp.array[Any],  # [N] mat33
-    directions: wp.array[Any],  # [N] vec3
-    threshold: Any,
-    least_slope: Any,
-    # outputs
-    regular: wp.array[wp.bool],  # [N]
-):
-    """Whether the 3 x 3 form has a derivative at a ray."""
-    i = first + wp.tid()
-    inverse, determinant = cofactor_inverse(jacobian[i], threshold)
-    slope = wp.dot(gradient[i], inverse * directions[i])
-    regular[i] = wp.abs(determinant) > threshold and wp.abs(slope) > least_slope
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def implicit_inverse_vjp_kernel(
-    first: wp.int32,
-    gradient: wp.array[Any],  # [N] vec3
-    posed: wp.array[Any],  # [N] vec3
-    jacobian: wp.array[Any],  # [N] mat33
-    directions: wp.array[Any],  # [N] vec3
-    centre: wp.array[Any],  # [1] vec3
-    regular: wp.array[wp.bool],  # [N]
-    threshold: Any,
-    grad_points: wp.array[Any],  # [N] vec3
-    # outputs
-    grad_value: wp.array[Any],  # [N]
-    grad_posed: wp.array[Any],  # [N] vec3
-    grad_directions: wp.array[Any],  # [N] vec3
-):
-    """Gradient of the solved point by the 3 x 3 form; that of the centre is the negated sum of ``grad_posed``."""
-    i = first + wp.tid()
-    if regular[i]:
-        inverse, _determinant = cofactor_inverse(jacobian[i], threshold)
-        along = inverse * directions[i]
-        share = wp.dot(grad_points[i], along) / wp.dot(gradient[i], along)
-        pull = wp.transpose(inverse) * (share * gradient[i] - grad_points[i])
-        grad_value[i] = -share
-        grad_posed[i] = pull
-        grad_directions[i] = -wp.dot(posed[i] - centre[0], directions[i]) * pull
-
-
 @wp.func
 def normal_matrix(gradient: Any, jacobian: Any, direction: Any):
     """``B^T B`` of the 4 x 3 system ``B = [n^T; [v]x J]``, and ``[v]x J``."""
@@ -181,23 +84,54 @@ def normal_matrix(gradient: Any, jacobian: Any, direction: Any):
 
 
 @wp.kernel(enable_backward=False, module="unique")
-def regular_least_squares_kernel(
+def regular_kernel(
     first: wp.int32,
     gradient: wp.array[Any],  # [N] vec3
     jacobian: wp.array[Any],  # [N] mat33
     directions: wp.array[Any],  # [N] vec3
+    least_squares: wp.bool,
     threshold: Any,
+    least_slope: Any,
     # outputs
     regular: wp.array[wp.bool],  # [N]
 ):
-    """Whether the 4 x 3 form has a derivative at a ray."""
+    """Whether the system of a ray has a derivative: the 4 x 3 form, or the 3 x 3 one."""
     i = first + wp.tid()
-    matrix, _across = normal_matrix(gradient[i], jacobian[i], directions[i])
-    regular[i] = wp.abs(wp.determinant(matrix)) > threshold
+    if least_squares:
+        matrix, _across = normal_matrix(gradient[i], jacobian[i], directions[i])
+        regular[i] = wp.abs(wp.determinant(matrix)) > threshold
+    else:
+        inverse, determinant = cofactor_inverse(jacobian[i], threshold)
+        slope = wp.dot(gradient[i], inverse * directions[i])
+        regular[i] = wp.abs(determinant) > threshold and wp.abs(slope) > least_slope
+
+
+@wp.func
+def solved_vjp(
+    least_squares: wp.bool,
+    gradient: Any,
+    offset: Any,
+    jacobian: Any,
+    direction: Any,
+    threshold: Any,
+    grad_point: Any,
+):
+    """Gradients of value, posed point and direction by either form, the point being ``offset`` from the centre."""
+    if least_squares:
+        matrix, across = normal_matrix(gradient, jacobian, direction)
+        inverse, _determinant = cofactor_inverse(matrix, threshold)
+        solved = inverse * grad_point
+        turned = across * solved
+        return -wp.dot(gradient, solved), wp.cross(direction, turned), wp.cross(turned, offset)
+    inverse, _determinant = cofactor_inverse(jacobian, threshold)
+    along = inverse * direction
+    share = wp.dot(grad_point, along) / wp.dot(gradient, along)
+    pull = wp.transpose(inverse) * (share * gradient - grad_point)
+    return -share, pull, -wp.dot(offset, direction) * pull
 
 
 @wp.kernel(enable_backward=False, module="unique")
-def implicit_least_squares_vjp_kernel(
+def implicit_gradient_vjp_kernel(
     first: wp.int32,
     gradient: wp.array[Any],  # [N] vec3
     posed: wp.array[Any],  # [N] vec3
@@ -205,6 +139,7 @@ def implicit_least_squares_vjp_kernel(
     directions: wp.array[Any],  # [N] vec3
     centre: wp.array[Any],  # [1] vec3
     regular: wp.array[wp.bool],  # [N]
+    least_squares: wp.bool,
     threshold: Any,
     grad_points: wp.array[Any],  # [N] vec3
     # outputs
@@ -212,136 +147,16 @@ def implicit_least_squares_vjp_kernel(
     grad_posed: wp.array[Any],  # [N] vec3
     grad_directions: wp.array[Any],  # [N] vec3
 ):
-    """Gradient of the solved point by the 4 x 3 form; that of the centre is the negated sum of ``grad_posed``."""
+    """Gradient of the solved point; that of the centre is the negated sum of ``grad_posed``."""
     i = first + wp.tid()
     if regular[i]:
-        matrix, across = normal_matrix(gradient[i], jacobian[i], directions[i])
-        inverse, _determinant = cofactor_inverse(matrix, threshold)
-        solved = inverse * grad_points[i]
-        turned = across * solved
-        grad_value[i] = -wp.dot(gradient[i], solved)
-        grad_posed[i] = wp.cross(directions[i], turned)
-        grad_directions[i] = wp.cross(turned, posed[i] - centre[0])
-
-
-@wp.func
-def made_orthogonal(a: Any, b: Any, v: Any, w: Any, least: Any):
-    """Columns ``a`` and ``b``, and ``v`` and ``w`` with them, turned until the first two are orthogonal.
-
-    Last comes the squared sine of the turn: what a sweep leaves over is of its size, as Jacobi's method converges
-    quadratically.
-    """
-    one = a.dtype(1.0)
-    mixed = wp.dot(a, b)
-    own_a = wp.dot(a, a)
-    own_b = wp.dot(b, b)
-    cosine = one
-    sine = a.dtype(0.0)
-    if wp.abs(mixed) > least * wp.sqrt(own_a * own_b):
-        ratio = (own_b - own_a) / (mixed + mixed)
-        tangent = wp.where(ratio < a.dtype(0.0), -one, one) / (wp.abs(ratio) + wp.sqrt(one + ratio * ratio))
-        cosine = one / wp.sqrt(one + tangent * tangent)
-        sine = cosine * tangent
-    return cosine * a - sine * b, sine * a + cosine * b, cosine * v - sine * w, sine * v + cosine * w, sine * sine
-
-
-@wp.func
-def longer_first(a: Any, b: Any, v: Any, w: Any):
-    """Columns ``a`` and ``b``, and ``v`` and ``w`` with them, the longer of the first two ahead."""
-    if wp.dot(a, a) < wp.dot(b, b):
-        return b, a, w, v
-    return a, b, v, w
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def singular_values_kernel(
-    first: wp.int32,
-    matrices: wp.array[Any],  # [N] mat33
-    least: Any,
-    sweeps: wp.int32,
-    # outputs
-    values: wp.array[Any],  # [N] vec3
-    left: wp.array[Any],  # [N] mat33, singular vectors in rows
-    right: wp.array[Any],  # [N] mat33, singular vectors in rows
-):
-    """Turn the columns of a matrix until they are orthogonal; their lengths are its singular values."""
-    i = first + wp.tid()
-    zero = values.dtype.dtype(0.0)
-    columns = wp.transpose(matrices[i])
-    scale = zero
-    unknown = zero  # becomes NaN where an entry is not finite
-    for row in range(3):
-        scale = wp.max(scale, wp.max(wp.abs(columns[row])))
-        unknown += (columns[row, 0] + columns[row, 1] + columns[row, 2]) * zero
-    if scale > zero:
-        columns = columns / scale
-    frame = wp.identity(n=3, dtype=values.dtype.dtype)
-    a = columns[0]
-    b = columns[1]
-    c = columns[2]
-    u = frame[0]
-    v = frame[1]
-    w = frame[2]
-    for _sweep in range(sweeps):
-        a, b, u, v, turned_ab = made_orthogonal(a, b, u, v, least)
-        a, c, u, w, turned_ac = made_orthogonal(a, c, u, w, least)
-        b, c, v, w, turned_bc = made_orthogonal(b, c, v, w, least)
-        if wp.max(turned_ab, wp.max(turned_ac, turned_bc)) <= least:
-            break
-    a, b, u, v = longer_first(a, b, u, v)
-    b, c, v, w = longer_first(b, c, v, w)
-    a, b, u, v = longer_first(a, b, u, v)
-    lengths = values.dtype(wp.length(a), wp.length(b), wp.length(c))
-    values[i] = lengths * scale + values.dtype(unknown, unknown, unknown)
-    left[i] = wp.matrix_from_rows(wp.normalize(a), wp.normalize(b), wp.normalize(c))
-    right[i] = wp.matrix_from_rows(u, v, w)
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def singular_values_vjp_kernel(
-    first: wp.int32,
-    left: wp.array[Any],  # [N] mat33
-    right: wp.array[Any],  # [N] mat33
-    grad_values: wp.array[Any],  # [N] vec3
-    # outputs
-    grad_matrices: wp.array[Any],  # [N] mat33
-):
-    """Gradient of the singular values carried back to the matrix: ``sum_i g_i u_i v_i^T``."""
-    i = first + wp.tid()
-    grad_matrices[i] = wp.transpose(left[i]) * wp.diag(grad_values[i]) * right[i]
-
-
-class _Inverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        inverse = torch.zeros_like(matrices)
-        regular = torch.zeros(len(matrices), dtype=torch.bool, device=matrices.device)
-        inputs = [mat33s(matrices), SCALAR[matrices.dtype](threshold)]
-        launch_split(inverse_3x3_kernel, matrices, (len(matrices),), inputs, [mat33s(inverse), bools(regular)])
-        ctx.save_for_backward(inverse, regular)
-        ctx.mark_non_differentiable(regular)
-        return inverse, regular
-
-    @staticmethod
-    def backward(ctx: Any, grad_inverse: Tensor, _: None) -> tuple[Tensor, None]:
-        return _InverseVjp.apply(*ctx.saved_tensors, grad_inverse.contiguous()), None
-
-
-class _InverseVjp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inverse: Tensor, regular: Tensor, grad_inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse, regular, grad_inverse)
-        grad_matrices = torch.zeros_like(inverse)
-        inputs = [mat33s(inverse), bools(regular), mat33s(grad_inverse)]
-        launch_split(inverse_3x3_vjp_kernel, inverse, (len(inverse),), inputs, [mat33s(grad_matrices)])
-        return grad_matrices
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None, Tensor]:
-        inverse, regular, grad_inverse = ctx.saved_tensors
-        direction, turned = torch.where(regular[:, None, None], direction, 0.0), inverse.mT
-        to_inverse = -(grad_inverse @ turned @ direction.mT + direction.mT @ turned @ grad_inverse)
-        return to_inverse, None, -(inverse @ direction @ inverse)
+        offset = posed[i] - centre[0]
+        to_value, to_posed, to_direction = solved_vjp(
+            least_squares, gradient[i], offset, jacobian[i], directions[i], threshold, grad_points[i]
+        )
+        grad_value[i] = to_value
+        grad_posed[i] = to_posed
+        grad_directions[i] = to_direction
 
 
 class _ImplicitGradient(torch.autograd.Function):
@@ -361,13 +176,8 @@ class _ImplicitGradient(torch.autograd.Function):
         regular = torch.zeros(points.shape[:-1], dtype=torch.bool, device=points.device)
         scalar = SCALAR[points.dtype]
         inputs = [vec3s(gradient.view(-1, 3)), mat33s(jacobian.view(-1, 3, 3)), vec3s(directions.view(-1, 3))]
-        kernel = regular_least_squares_kernel
-        if form == "inverse":
-            kernel = regular_inverse_kernel
-            inputs += [scalar(threshold), scalar(GRADIENT_SLOPE)]
-        else:
-            inputs.append(scalar(threshold))
-        launch_split(kernel, points, (regular.numel(),), inputs, [bools(regular.view(-1))])
+        inputs += [form == "least_squares", scalar(threshold), scalar(GRADIENT_SLOPE)]
+        launch_split(regular_kernel, points, (regular.numel(),), inputs, [bools(regular.view(-1))])
         ctx.save_for_backward(gradient, posed, jacobian, directions, centre, regular)
         ctx.form, ctx.threshold = form, threshold
         ctx.mark_non_differentiable(regular)
@@ -378,82 +188,13 @@ class _ImplicitGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_points: Tensor, _: None) -> tuple[Tensor | None, ...]:
         gradient, posed, jacobian, directions, centre, regular = ctx.saved_tensors
         to_value, to_posed, to_directions = (torch.zeros_like(x) for x in (regular.to(posed), posed, directions))
-        kernel = implicit_inverse_vjp_kernel if ctx.form == "inverse" else implicit_least_squares_vjp_kernel
         inputs = [vec3s(gradient.view(-1, 3)), vec3s(posed.view(-1, 3)), mat33s(jacobian.view(-1, 3, 3))]
         inputs += [vec3s(directions.view(-1, 3)), vec3s(centre.view(1, 3)), bools(regular.view(-1))]
-        inputs += [SCALAR[posed.dtype](ctx.threshold), vec3s(grad_points.contiguous().view(-1, 3))]
+        inputs += [ctx.form == "least_squares", SCALAR[posed.dtype](ctx.threshold)]
+        inputs.append(vec3s(grad_points.contiguous().view(-1, 3)))
         outputs = [scalars(to_value.view(-1)), vec3s(to_posed.view(-1, 3)), vec3s(to_directions.view(-1, 3))]
-        launch_split(kernel, posed, (regular.numel(),), inputs, outputs)
+        launch_split(implicit_gradient_vjp_kernel, posed, (regular.numel(),), inputs, outputs)
         return None, to_value, None, to_posed, None, to_directions, -to_posed.flatten(0, -2).sum(0), None, None
-
-
-class _SingularValues(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor) -> Tensor:
-        values = matrices.new_zeros(len(matrices), 3)
-        left, right = torch.empty_like(matrices), torch.empty_like(matrices)
-        least = SCALAR[matrices.dtype](torch.finfo(matrices.dtype).eps)
-        outputs = [vec3s(values), mat33s(left), mat33s(right)]
-        launch_split(singular_values_kernel, matrices, (len(matrices),), [mat33s(matrices), least, SWEEPS], outputs)
-        ctx.save_for_backward(left, right)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_values: Tensor) -> Tensor:
-        left, right = ctx.saved_tensors
-        grad_matrices = torch.zeros_like(left)
-        inputs = [mat33s(left), mat33s(right), vec3s(grad_values.contiguous())]
-        launch_split(singular_values_vjp_kernel, left, (len(left),), inputs, [mat33s(grad_matrices)])
-        return grad_matrices
-
-
-def _flat_matrices(matrices: Tensor) -> Tensor:
-    """Checked matrices ``[N, 3, 3]``, contiguous."""
-    if matrices.dim() < 2 or tuple(matrices.shape[-2:]) != (3, 3):
-        raise ValueError(f"matrices must have shape [..., 3, 3], got {list(matrices.shape)}")
-    require_like("matrices", matrices)
-    return matrices.reshape(matrices.shape[:-2].numel(), 3, 3).contiguous()
-
-
-def inverse_3x3(matrices: Tensor, threshold: float = THRESHOLD) -> tuple[Tensor, Tensor]:
-    """Invert small matrices by cofactors.
-
-    Args:
-        matrices: ``[..., 3, 3]``.
-        threshold: Least magnitude of the determinant that counts as regular.
-
-    Returns:
-        The inverse ``[..., 3, 3]``, zero and without gradient where singular or not finite, and the mask ``[...]`` of
-        the regular ones; the inverse is differentiable twice.
-
-    Raises:
-        ValueError: The shape or dtype disagrees.
-    """
-    inverse, regular = _Inverse.apply(_flat_matrices(matrices), threshold)
-    return inverse.view(matrices.shape), regular.view(matrices.shape[:-2])
-
-
-def singular_values_3x3(matrices: Tensor) -> Tensor:
-    """Singular values of small matrices.
-
-    Args:
-        matrices: ``[..., 3, 3]``.
-
-    Returns:
-        Singular values in falling order, ``[..., 3]``; NaN where an entry is not finite. Differentiable once, by
-        ``sum_i g_i u_i v_i^T``. That is finite everywhere, and the derivative of every symmetric function of the values
-        also where they repeat, as at the identity: such a function weighs equal values equally, and the sum then does
-        not depend on which singular vectors stand for them. A function that tells equal values apart has no derivative
-        there; it gets that of one choice of vectors. A value of zero counts as constant.
-
-    Raises:
-        ValueError: The shape or dtype disagrees.
-
-    Source: one-sided Jacobi rotations (Hestenes 1958).
-    """
-    values: Tensor = _SingularValues.apply(_flat_matrices(matrices))
-    return values.view(*matrices.shape[:-2], 3)
 
 
 def ray_step(

@@ -7,8 +7,9 @@ With weights ``w_ij`` of neighbours ``j`` of vertex ``i``, all variants are ``sc
 * curvature: the same weights, scale one over four times the area of the faces around the vertex; a third of the mean
   curvature normal [1/m].
 
-``w`` is symmetric, so ``sum_j w_ij (x_j - x_i)`` is its own transpose: one kernel serves both directions. Weights and
-scales are constants to the gradient, as in PyTorch3D: only the differences ``v_j - v_i`` are differentiated.
+``w`` is symmetric, so ``sum_j w_ij (x_j - x_i)`` is its own transpose: one kernel serves both directions, over
+the edges with uniform weights and over the faces with the others. Weights and scales are constants to the gradient, as
+in PyTorch3D: only the differences ``v_j - v_i`` are differentiated.
 
 Conventions, exceptions and the order of sums are those of ``kernels/mesh.py``. A vertex whose scale would be infinite,
 such as one of no face, has a zero Laplacian.
@@ -25,16 +26,20 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, vec3is, vec3s
+from selfrecon_warp.kernels.area_vector import add_at_face, edge_rows, face_rows, frame_of
+from selfrecon_warp.kernels.interop import SCALAR, cleared, ints, launch, launch_split, scalars, vec3is
 from selfrecon_warp.kernels.mesh_frames import (
     as_frames,
-    corner_tables,
-    optional_vec3s,
+    given_faces,
+    given_topology,
+    optional_rows,
+    pairs,
     recorded,
     require_vertices,
+    rows,
     total,
 )
-from selfrecon_warp.kernels.topology import MeshCorners, MeshTopology, given_corners, given_topology, turned
+from selfrecon_warp.kernels.topology import MeshTopology
 
 METHODS = ("uniform", "cot", "cotcurv")
 LEAST_AREA = 1e-6
@@ -46,19 +51,19 @@ wp.set_module_options({"enable_backward": False})
 @wp.kernel
 def face_cotangents_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
     least_area: Any,
     # outputs
-    cotangents: wp.array2d[Any],  # [B, F] vec3: one at each corner
-    areas: wp.array2d[Any],  # [B, F]
+    cotangents: wp.array[Any],  # [B F] vec3: one at each corner
+    areas: wp.array[Any],  # [B F]
 ):
-    b, f = wp.tid()
-    f += first
-    face = faces[f]
-    p0 = vertices[b, face[0]]
-    p1 = vertices[b, face[1]]
-    p2 = vertices[b, face[2]]
+    i = wp.tid() + first
+    face = face_rows(faces, vertex_count, i)
+    p0 = vertices[face[0]]
+    p1 = vertices[face[1]]
+    p2 = vertices[face[2]]
     a = p2 - p1
     c = p1 - p0
     d = p0 - p2
@@ -68,55 +73,69 @@ def face_cotangents_kernel(
         area = wp.max(area, least_area)
         scale = type(area)(-0.5) / area
         cotangent = type(cotangent)(wp.dot(c, d) * scale, wp.dot(a, c) * scale, wp.dot(d, a) * scale)
-    cotangents[b, f] = cotangent
-    areas[b, f] = area
+    cotangents[i] = cotangent
+    areas[i] = area
 
 
-@wp.func
-def uniform_differences(
-    values: wp.array2d[Any], start: wp.array[wp.int32], neighbour: wp.array[wp.int32], b: wp.int32, i: wp.int32
+@wp.kernel
+def uniform_differences_kernel(
+    values: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    edges: wp.array[wp.vec2i],  # [E]
+    scale: wp.array[Any],  # [1]
+    # outputs
+    differences: wp.array[Any],  # [B V] vec3
 ):
-    """Sum of the neighbours' differences from vertex ``i``."""
-    here = values[b, i]
-    total = values.dtype()
-    for n in range(start[i], start[i + 1]):
-        total += values[b, neighbour[n]] - here
-    return total
+    """Add the difference across an edge to either end."""
+    i = wp.tid()
+    edge = edge_rows(edges, vertex_count, i)
+    difference = (values[edge[1]] - values[edge[0]]) * scale[0]
+    wp.atomic_add(differences, edge[0], difference)
+    wp.atomic_add(differences, edge[1], -difference)
 
 
-@wp.func
-def cotangent_differences(
-    values: wp.array2d[Any],
-    faces: wp.array[wp.vec3i],
-    start: wp.array[wp.int32],
-    corner: wp.array[wp.int32],
-    cotangents: wp.array2d[Any],
-    b: wp.int32,
-    i: wp.int32,
+@wp.kernel
+def cotangent_differences_kernel(
+    values: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    faces: wp.array[wp.vec3i],  # [F]
+    cotangents: wp.array[Any],  # [B F] vec3
+    scale: wp.array[Any],  # [1]
+    # outputs
+    differences: wp.array[Any],  # [B V] vec3
 ):
-    """Weighted sum of the neighbours' differences from vertex ``i``, face by face, and the sum of the weights."""
-    here = values[b, i]
-    total = values.dtype()
-    weight = here.dtype(0.0)
-    for c in range(start[i], start[i + 1]):
-        f = corner[c] / 3
-        k = corner[c] - 3 * f
-        face = turned(faces[f], k)
-        cotangent = turned(cotangents[b, f], k)
-        total += cotangent[2] * (values[b, face[1]] - here) + cotangent[1] * (values[b, face[2]] - here)
-        weight += cotangent[1] + cotangent[2]
-    return total, weight
+    """Add the differences across a face's sides, each weighted by the cotangent opposite, to their ends."""
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    x0 = values[face[0]]
+    x1 = values[face[1]]
+    x2 = values[face[2]]
+    weights = cotangents[i] * scale[0]
+    across_0 = weights[0] * (x2 - x1)
+    across_1 = weights[1] * (x0 - x2)
+    across_2 = weights[2] * (x1 - x0)
+    add_at_face(differences, face, across_2 - across_1, across_0 - across_2, across_1 - across_0)
 
 
-@wp.func
-def surrounding_area(
-    areas: wp.array2d[Any], start: wp.array[wp.int32], corner: wp.array[wp.int32], b: wp.int32, i: wp.int32
+@wp.kernel
+def cotangent_weights_kernel(
+    vertex_count: wp.int32,
+    faces: wp.array[wp.vec3i],  # [F]
+    cotangents: wp.array[Any],  # [B F] vec3
+    areas: wp.array[Any],  # [B F]
+    curvature: wp.bool,
+    # outputs
+    weights: wp.array[Any],  # [B V]
 ):
-    """Area of the faces around a vertex."""
-    total = areas.dtype(0.0)
-    for c in range(start[i], start[i + 1]):
-        total += areas[b, corner[c] / 3]
-    return total
+    """Sum of each vertex's weights, or four times the area around it."""
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    if curvature:
+        area = areas.dtype(4.0) * areas[i]
+        add_at_face(weights, face, area, area, area)
+    else:
+        each = cotangents[i]
+        add_at_face(weights, face, each[1] + each[2], each[2] + each[0], each[0] + each[1])
 
 
 @wp.func
@@ -125,39 +144,6 @@ def inverse(x: Any):
     if x > type(x)(0.0):
         return type(x)(1.0) / x
     return type(x)(0.0)
-
-
-@wp.kernel
-def uniform_differences_kernel(
-    first: wp.int32,
-    values: wp.array2d[Any],  # [B, V] vec3
-    start: wp.array[wp.int32],  # [V + 1]
-    neighbour: wp.array[wp.int32],  # [2 E]
-    scale: wp.array[Any],  # [1]
-    # outputs
-    differences: wp.array2d[Any],  # [B, V] vec3
-):
-    b, i = wp.tid()
-    i += first
-    differences[b, i] = uniform_differences(values, start, neighbour, b, i) * scale[0]
-
-
-@wp.kernel
-def cotangent_differences_kernel(
-    first: wp.int32,
-    values: wp.array2d[Any],  # [B, V] vec3
-    faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
-    cotangents: wp.array2d[Any],  # [B, F] vec3
-    scale: wp.array[Any],  # [1]
-    # outputs
-    differences: wp.array2d[Any],  # [B, V] vec3
-):
-    b, i = wp.tid()
-    i += first
-    total, _weight = cotangent_differences(values, faces, start, corner, cotangents, b, i)
-    differences[b, i] = total * scale[0]
 
 
 @wp.func
@@ -170,90 +156,50 @@ def pull(laplacian: Any, scale: Any):
 
 
 @wp.kernel
-def cotangent_scales_kernel(
+def loss_laplacian_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
-    cotangents: wp.array2d[Any],  # [B, F] vec3
-    areas: wp.array2d[Any],  # [B, F]
-    curvature: wp.bool,
+    differences: wp.array[Any],  # [B V] vec3
+    weights: wp.array[Any],  # [V] or [B V]
+    share: Any,
     # outputs
-    scales: wp.array2d[Any],  # [B, V]
+    terms: wp.array[Any],  # [B V]
+    pulls: wp.array[Any],  # [B V] vec3; absent where no gradient is wanted
 ):
-    b, i = wp.tid()
-    i += first
-    _total, weight = cotangent_differences(vertices, faces, start, corner, cotangents, b, i)
-    if curvature:
-        weight = type(weight)(4.0) * surrounding_area(areas, start, corner, b, i)
-    scales[b, i] = inverse(weight)
-
-
-@wp.kernel
-def loss_uniform_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    start: wp.array[wp.int32],  # [V + 1]
-    neighbour: wp.array[wp.int32],  # [2 E]
-    weight: Any,
-    # outputs
-    terms: wp.array2d[Any],  # [B, V]
-    pulls: wp.array2d[Any],  # [B, V] vec3; absent where no gradient is wanted
-):
-    b, i = wp.tid()
-    i += first
-    scale = inverse(type(weight)(start[i + 1] - start[i]))
-    laplacian = uniform_differences(vertices, start, neighbour, b, i) * scale
-    terms[b, i] = wp.length(laplacian) * weight
+    i = wp.tid() + first
+    scale = inverse(terms.dtype(weights[i - frame_of(i, weights.shape[0]) * weights.shape[0]]))
+    laplacian = differences[i] * scale
+    terms[i] = wp.length(laplacian) * share
     if pulls.shape[0] > 0:
-        pulls[b, i] = pull(laplacian, scale * weight)
-
-
-@wp.kernel
-def loss_cotangent_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
-    cotangents: wp.array2d[Any],  # [B, F] vec3
-    areas: wp.array2d[Any],  # [B, F]
-    curvature: wp.bool,
-    weight: Any,
-    # outputs
-    terms: wp.array2d[Any],  # [B, V]
-    pulls: wp.array2d[Any],  # [B, V] vec3; absent where no gradient is wanted
-):
-    b, i = wp.tid()
-    i += first
-    total, sum_of_weights = cotangent_differences(vertices, faces, start, corner, cotangents, b, i)
-    scale = inverse(sum_of_weights)
-    if curvature:
-        scale = inverse(type(weight)(4.0) * surrounding_area(areas, start, corner, b, i))
-    laplacian = total * scale
-    terms[b, i] = wp.length(laplacian) * weight
-    if pulls.shape[0] > 0:
-        pulls[b, i] = pull(laplacian, scale * weight)
+        pulls[i] = pull(laplacian, scale * share)
 
 
 def _face_cotangents(vertices: Tensor, faces: Tensor, least_area: float) -> tuple[Tensor, Tensor]:
     """Cotangents ``[B, F, 3]`` and areas ``[B, F]`` of contiguous frames."""
     shape = len(vertices), len(faces)
     cotangents, areas = vertices.new_empty(*shape, 3), vertices.new_empty(shape)
-    inputs = [vec3s(vertices), vec3is(faces), SCALAR[vertices.dtype](least_area)]
-    launch_split(face_cotangents_kernel, vertices, shape, inputs, [vec3s(cotangents), scalars(areas)], axis=1)
+    inputs = [rows(vertices), vertices.shape[1], vec3is(faces), SCALAR[vertices.dtype](least_area)]
+    outputs = [rows(cotangents), scalars(areas.view(-1))]
+    launch_split(face_cotangents_kernel, vertices, (areas.numel(),), inputs, outputs)
     return cotangents, areas
 
 
-def _differences(values: Tensor, table: MeshCorners | MeshTopology, cotangents: Tensor | None, scale: Tensor) -> Tensor:
-    """``scale sum_j w_ij (x_j - x_i)``, ``[B, V, 3]``; uniform weights where there are no cotangents."""
-    result = torch.empty_like(values)
-    if isinstance(table, MeshTopology):
-        kernel, tables = uniform_differences_kernel, [ints(table.neighbour_start), ints(table.neighbour)]
+def _cotangent_weights(vertices: Tensor, faces: Tensor, cotangents: Tensor, areas: Tensor, curvature: bool) -> Tensor:
+    """What the differences of each vertex are divided by, ``[B, V]``."""
+    weights = cleared(vertices, *vertices.shape[:2])
+    inputs = [vertices.shape[1], vec3is(faces), rows(cotangents), scalars(areas.view(-1)), curvature]
+    launch(cotangent_weights_kernel, vertices, (areas.numel(),), inputs, [scalars(weights.view(-1))])
+    return weights
+
+
+def _differences(values: Tensor, table: Tensor, cotangents: Tensor | None, scale: Tensor) -> Tensor:
+    """``scale sum_j w_ij (x_j - x_i)``, ``[B, V, 3]``: over the edges with uniform weights, or over the faces."""
+    result = cleared(values, *values.shape)
+    inputs = [rows(values), values.shape[1]]
+    if cotangents is None:
+        kernel, inputs = uniform_differences_kernel, [*inputs, pairs(table)]
     else:
-        kernel, tables = cotangent_differences_kernel, [*corner_tables(table), optional_vec3s(cotangents, values)]
-    launch_split(kernel, values, values.shape[:2], [vec3s(values), *tables, scalars(scale)], [vec3s(result)], axis=1)
+        kernel, inputs = cotangent_differences_kernel, [*inputs, vec3is(table), rows(cotangents)]
+    launch(kernel, values, (len(values) * len(table),), [*inputs, scalars(scale)], [rows(result)])
     return result
 
 
@@ -261,9 +207,8 @@ class _Differences(torch.autograd.Function):
     """Its own gradient, but for vertices where the result is not finite: their gradient is left out."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, table: MeshCorners | MeshTopology, cotangents: Tensor | None) -> Tensor:
-        values = values.contiguous()
-        result = _differences(values, table, cotangents, torch.ones(1, dtype=values.dtype, device=values.device))
+    def forward(ctx: Any, values: Tensor, table: Tensor, cotangents: Tensor | None) -> Tensor:
+        result = _differences(values.contiguous(), table, cotangents, values.new_ones(1))
         ctx.table, ctx.cotangents = table, cotangents
         ctx.save_for_backward(result)
         return result
@@ -280,37 +225,24 @@ class _LossLaplacian(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, vertices: Tensor, table: MeshCorners | MeshTopology, method: str, least_area: float, wanted: bool
+        ctx: Any, vertices: Tensor, table: Tensor, weights: Tensor, cotangents: Tensor | None, wanted: bool
     ) -> Tensor:
-        B, V = vertices.shape[:2]
-        weight = SCALAR[vertices.dtype](1.0 / (B * V))
-        terms = vertices.new_empty(B, V)
-        pulls = torch.empty_like(vertices) if wanted else None
-        outputs = [scalars(terms), optional_vec3s(pulls, vertices)]
-        cotangents = None
-        if isinstance(table, MeshTopology):
-            inputs = [vec3s(vertices), ints(table.neighbour_start), ints(table.neighbour), weight]
-            launch_split(loss_uniform_kernel, vertices, (B, V), inputs, outputs, axis=1)
-        else:
-            cotangents, areas = _face_cotangents(vertices, table.faces, least_area)
-            inputs = [
-                vec3s(vertices),
-                *corner_tables(table),
-                vec3s(cotangents),
-                scalars(areas),
-                method == "cotcurv",
-                weight,
-            ]
-            launch_split(loss_cotangent_kernel, vertices, (B, V), inputs, outputs, axis=1)
-        ctx.table = table
-        ctx.save_for_backward(pulls, cotangents)
+        count = vertices.shape[:2].numel()
+        differences = _differences(vertices, table, cotangents, vertices.new_ones(1))
+        terms, pulls = vertices.new_empty(count), torch.empty_like(vertices) if wanted else None
+        view = ints if weights.dtype == torch.int32 else scalars
+        inputs = [rows(differences), view(weights.view(-1)), SCALAR[vertices.dtype](1.0 / count)]
+        launch_split(
+            loss_laplacian_kernel, vertices, (count,), inputs, [scalars(terms), optional_rows(pulls, vertices)]
+        )
+        ctx.save_for_backward(pulls, table, cotangents)
         return total(terms)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        pulls, cotangents = ctx.saved_tensors
-        return _differences(pulls, ctx.table, cotangents, grad_loss.reshape(1)), None, None, None, None
+        pulls, table, cotangents = ctx.saved_tensors
+        return _differences(pulls, table, cotangents, grad_loss.reshape(1)), None, None, None, None
 
 
 def _require_least_area(least_area: float) -> None:
@@ -334,9 +266,9 @@ def laplacian_uniform(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
     """
     require_vertices(vertices)
     topology = given_topology(vertices, faces)
-    count = topology.neighbour_start.diff().to(vertices.dtype)
+    count = topology.neighbour_count.to(vertices.dtype)
     scale = torch.where(count > 0, 1 / count, count)[:, None]
-    result: Tensor = scale * _Differences.apply(as_frames(vertices), topology, None)
+    result: Tensor = scale * _Differences.apply(as_frames(vertices), topology.edges, None)
     return result if vertices.dim() == 3 else result[0]
 
 
@@ -361,13 +293,11 @@ def laplacian_cotangent(
     """
     require_vertices(vertices)
     _require_least_area(least_area)
-    corners, frames = given_corners(vertices, faces), as_frames(vertices)
-    cotangents, areas = _face_cotangents(frames, corners.faces, least_area)
-    scales = frames.new_zeros(frames.shape[:2])
-    shape = tuple(scales.shape) if len(corners.faces) else (0, 0)
-    inputs = [vec3s(frames), *corner_tables(corners), vec3s(cotangents), scalars(areas), curvature]
-    launch_split(cotangent_scales_kernel, frames, shape, inputs, [scalars(scales)], axis=1)
-    result: Tensor = scales[..., None] * _Differences.apply(frames, corners, cotangents)
+    table, frames = given_faces(vertices, faces), as_frames(vertices)
+    cotangents, areas = _face_cotangents(frames.detach(), table, least_area)
+    weights = _cotangent_weights(frames.detach(), table, cotangents, areas, curvature)
+    scale = torch.where(weights > 0, 1 / weights, torch.zeros_like(weights))[..., None]
+    result: Tensor = scale * _Differences.apply(frames, table, cotangents)
     return result if vertices.dim() == 3 else result[0]
 
 
@@ -397,9 +327,14 @@ def loss_laplacian(
     _require_least_area(least_area)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    table = given_topology(vertices, faces) if method == "uniform" else given_corners(vertices, faces)
     frames = as_frames(vertices)
-    size = len(table.neighbour) if isinstance(table, MeshTopology) else len(table.faces)
-    if 0 in (len(frames), size):
+    if method == "uniform":
+        topology = given_topology(vertices, faces)
+        table, weights, cotangents = topology.edges, topology.neighbour_count, None
+    else:
+        table = given_faces(vertices, faces)
+        cotangents, areas = _face_cotangents(frames.detach(), table, least_area)
+        weights = _cotangent_weights(frames.detach(), table, cotangents, areas, method == "cotcurv")
+    if 0 in (len(frames), len(table)):
         return frames[:, :0].sum()
-    return _LossLaplacian.apply(frames, table, method, least_area, recorded(vertices))
+    return _LossLaplacian.apply(frames, table, weights, cotangents, recorded(vertices))

@@ -1,8 +1,9 @@
 """Normals, areas and edge lengths of triangle meshes.
 
 Positions are ``[V, 3]`` or ``[B, V, 3]``, in metres or any unit of length; the ``F`` faces are shared by the batch.
-Every kernel writes one entry per thread from the tables of ``kernels/topology.py``: nothing is scattered, so sums come
-in the same order in every run. Give a :class:`MeshTopology` in place of the faces where several steps share one mesh.
+Faces and edges add to their vertices in ascending order: on a CPU always, so that sums are the same in every run; on a
+GPU atomically, so that their last digits may differ. Give a :class:`MeshTopology` in place of the faces where several
+steps share one mesh.
 
 Defined results where geometry breaks down, the same on every device:
 
@@ -13,8 +14,6 @@ Defined results where geometry breaks down, the same on every device:
 * A vertex with a coordinate that is not finite makes what it enters not finite, losses included. Those terms are left
   out of the gradient, so that all other vertices keep finite ones.
 * No face, no edge, no vertex or no frame: losses are zero.
-
-The file is long because its four operations and ``kernels/mesh_losses.py`` share the area vector and its gradient.
 """
 
 from __future__ import annotations
@@ -26,27 +25,19 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.interop import ints, launch_split, scalars, vec3is, vec3s
-from selfrecon_warp.kernels.mesh_frames import as_frames, corner_tables, optional_vec3s, recorded, require_vertices
-from selfrecon_warp.kernels.topology import MeshCorners, MeshTopology, given_corners, given_topology, turned
+from selfrecon_warp.kernels.area_vector import add_at_face, area_vector_vjp, edge_rows, face_area_vector, face_rows
+from selfrecon_warp.kernels.interop import cleared, launch, launch_split, scalars, vec3is
+from selfrecon_warp.kernels.mesh_frames import (
+    as_frames,
+    given_faces,
+    given_topology,
+    pairs,
+    require_vertices,
+    rows,
+)
+from selfrecon_warp.kernels.topology import MeshTopology
 
 wp.set_module_options({"enable_backward": False})
-
-
-@wp.func
-def area_vector(a: Any, b: Any):
-    """Normal of the triangle between two of its sides, as long as twice its area; exactly zero where they coincide."""
-    if a == b:  # a product and a difference rounded together would leave a remainder
-        return type(a)()
-    return wp.cross(a, b)
-
-
-@wp.func
-def face_area_vector(vertices: wp.array2d[Any], faces: wp.array[wp.vec3i], b: wp.int32, f: wp.int32):
-    """Normal of a face, as long as twice its area."""
-    face = faces[f]
-    p0 = vertices[b, face[0]]
-    return area_vector(vertices[b, face[1]] - p0, vertices[b, face[2]] - p0)
 
 
 @wp.func
@@ -59,299 +50,243 @@ def unit_vjp(vector: Any, grad: Any):
     return (grad - direction * wp.dot(direction, grad)) / length
 
 
-@wp.func
-def nonzero(vector: Any):
-    zero = type(vector[0])(0.0)
-    return vector[0] != zero or vector[1] != zero or vector[2] != zero
-
-
 @wp.kernel
 def face_normals_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
     # outputs
-    normals: wp.array2d[Any],  # [B, F] vec3
+    normals: wp.array[Any],  # [B F] vec3
 ):
-    b, f = wp.tid()
-    f += first
-    vector = face_area_vector(vertices, faces, b, f)
+    i = wp.tid() + first
+    face = face_rows(faces, vertex_count, i)
+    vector = face_area_vector(vertices, face)
     length = wp.length(vector)
     if length == type(length)(0.0):
         length = type(length)(1.0)
-    normals[b, f] = vector / length
+    normals[i] = vector / length
 
 
 @wp.kernel
 def face_areas_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
     # outputs
-    areas: wp.array2d[Any],  # [B, F]
+    areas: wp.array[Any],  # [B F]
 ):
-    b, f = wp.tid()
-    f += first
-    vector = face_area_vector(vertices, faces, b, f)
-    areas[b, f] = vector.dtype(0.5) * wp.length(vector)
+    i = wp.tid() + first
+    face = face_rows(faces, vertex_count, i)
+    vector = face_area_vector(vertices, face)
+    areas[i] = vector.dtype(0.5) * wp.length(vector)
 
 
 @wp.kernel
 def face_normals_vjp_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
-    grad_normals: wp.array2d[Any],  # [B, F] vec3
+    grad_normals: wp.array[Any],  # [B F] vec3
     # outputs
-    grad_area_vectors: wp.array2d[Any],  # [B, F] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    b, f = wp.tid()
-    f += first
-    grad_area_vectors[b, f] = unit_vjp(face_area_vector(vertices, faces, b, f), grad_normals[b, f])
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    grad = unit_vjp(face_area_vector(vertices, face), grad_normals[i])
+    area_vector_vjp(vertices, face, grad, grad_vertices)
 
 
 @wp.kernel
 def face_areas_vjp_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
-    grad_areas: wp.array2d[Any],  # [B, F]
+    grad_areas: wp.array[Any],  # [B F]
     # outputs
-    grad_area_vectors: wp.array2d[Any],  # [B, F] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    b, f = wp.tid()
-    f += first
-    vector = face_area_vector(vertices, faces, b, f)
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    vector = face_area_vector(vertices, face)
     length = wp.length(vector)
     grad = type(vector)()
     if length > type(length)(0.0) and wp.isfinite(length):
-        grad = vector * (grad_areas[b, f] / (length + length))
-    grad_area_vectors[b, f] = grad
+        grad = vector * (grad_areas[i] / (length + length))
+    area_vector_vjp(vertices, face, grad, grad_vertices)
 
 
 @wp.kernel
-def area_vectors_to_vertices_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+def sum_area_vectors_kernel(
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
-    grad_area_vectors: wp.array2d[Any],  # [B, F] vec3
-    scale: wp.array[Any],  # [1]
     # outputs
-    grad_vertices: wp.array2d[Any],  # [B, V] vec3
+    area_vectors: wp.array[Any],  # [B V] vec3
 ):
-    """Gradients of the faces' area vectors gathered by the vertices."""
-    b, i = wp.tid()
-    i += first
-    total = grad_vertices.dtype()
-    for c in range(start[i], start[i + 1]):
-        f = corner[c] / 3
-        face = turned(faces[f], corner[c] - 3 * f)
-        grad = grad_area_vectors[b, f]
-        if nonzero(grad):  # zero where the face is not finite, whose border must not be multiplied with it
-            total += wp.cross(vertices[b, face[1]] - vertices[b, face[2]], grad)
-    grad_vertices[b, i] = total * scale[0]
+    """Sum of the area vectors around each vertex."""
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    vector = face_area_vector(vertices, face)
+    add_at_face(area_vectors, face, vector, vector, vector)
 
 
 @wp.kernel
 def vertex_normals_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
+    area_vectors: wp.array[Any],  # [B V] vec3
     # outputs
-    normals: wp.array2d[Any],  # [B, V] vec3
-    area_vectors: wp.array2d[Any],  # [B, V] vec3; absent where there is nothing to differentiate
+    normals: wp.array[Any],  # [B V] vec3
 ):
-    """Sum of the area vectors around each vertex, and its direction."""
-    b, i = wp.tid()
-    i += first
-    p0 = vertices[b, i]
-    total = normals.dtype()
-    for c in range(start[i], start[i + 1]):
-        f = corner[c] / 3
-        face = turned(faces[f], corner[c] - 3 * f)
-        total += area_vector(vertices[b, face[1]] - p0, vertices[b, face[2]] - p0)
-    length = wp.length(total)
+    i = wp.tid() + first
+    vector = area_vectors[i]
+    length = wp.length(vector)
     if length == type(length)(0.0):
         length = type(length)(1.0)
-    normals[b, i] = total / length
-    if area_vectors.shape[0] > 0:
-        area_vectors[b, i] = total
+    normals[i] = vector / length
 
 
 @wp.kernel
 def vertex_normals_vjp_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    faces: wp.array[wp.vec3i],  # [F]
-    start: wp.array[wp.int32],  # [V + 1]
-    corner: wp.array[wp.int32],  # [3 F]
-    pulls: wp.array2d[Any],  # [B, V] vec3 gradients of the vertices' summed area vectors
+    area_vectors: wp.array[Any],  # [B V] vec3
+    grad_normals: wp.array[Any],  # [B V] vec3
     # outputs
-    grad_vertices: wp.array2d[Any],  # [B, V] vec3
+    grad_area_vectors: wp.array[Any],  # [B V] vec3
 ):
-    b, i = wp.tid()
-    i += first
-    here = pulls[b, i]
-    total = grad_vertices.dtype()
-    for c in range(start[i], start[i + 1]):
-        f = corner[c] / 3
-        face = turned(faces[f], corner[c] - 3 * f)
-        grad = here + pulls[b, face[1]] + pulls[b, face[2]]
-        if nonzero(grad):  # zero where the face is not finite, whose border must not be multiplied with it
-            total += wp.cross(vertices[b, face[1]] - vertices[b, face[2]], grad)
-    grad_vertices[b, i] = total
+    i = wp.tid() + first
+    grad_area_vectors[i] = unit_vjp(area_vectors[i], grad_normals[i])
 
 
 @wp.kernel
-def unit_vjp_kernel(
-    first: wp.int32,
-    vectors: wp.array2d[Any],  # [B, V] vec3
-    grad_units: wp.array2d[Any],  # [B, V] vec3
+def sum_area_vectors_vjp_kernel(
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    faces: wp.array[wp.vec3i],  # [F]
+    grad_area_vectors: wp.array[Any],  # [B V] vec3
     # outputs
-    grad_vectors: wp.array2d[Any],  # [B, V] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    b, i = wp.tid()
-    i += first
-    grad_vectors[b, i] = unit_vjp(vectors[b, i], grad_units[b, i])
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    grad = grad_area_vectors[face[0]] + grad_area_vectors[face[1]] + grad_area_vectors[face[2]]
+    area_vector_vjp(vertices, face, grad, grad_vertices)
 
 
 @wp.kernel
 def edge_lengths_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    edges: wp.array2d[wp.int32],  # [E, 2]
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    edges: wp.array[wp.vec2i],  # [E]
     # outputs
-    lengths: wp.array2d[Any],  # [B, E]
+    lengths: wp.array[Any],  # [B E]
 ):
-    b, e = wp.tid()
-    e += first
-    lengths[b, e] = wp.length(vertices[b, edges[e, 1]] - vertices[b, edges[e, 0]])
-
-
-@wp.func
-def find_edge(edge_start: wp.array[wp.int32], edges: wp.array2d[wp.int32], low: wp.int32, high: wp.int32):
-    """Index of the edge between two neighbours, by bisection."""
-    at = wp.int32(edge_start[low])
-    end = wp.int32(edge_start[low + 1])
-    while end - at > 1:
-        middle = (at + end) / 2
-        if edges[middle, 1] <= high:
-            at = middle
-        else:
-            end = middle
-    return at
+    i = wp.tid() + first
+    edge = edge_rows(edges, vertex_count, i)
+    lengths[i] = wp.length(vertices[edge[1]] - vertices[edge[0]])
 
 
 @wp.kernel
 def edge_lengths_vjp_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    neighbour_start: wp.array[wp.int32],  # [V + 1]
-    neighbour: wp.array[wp.int32],  # [2 E]
-    edge_start: wp.array[wp.int32],  # [V + 1]
-    edges: wp.array2d[wp.int32],  # [E, 2]
-    grad_lengths: wp.array2d[Any],  # [B, E]
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    edges: wp.array[wp.vec2i],  # [E]
+    grad_lengths: wp.array[Any],  # [B E]
     # outputs
-    grad_vertices: wp.array2d[Any],  # [B, V] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    b, i = wp.tid()
-    i += first
-    here = vertices[b, i]
-    total = grad_vertices.dtype()
-    for n in range(neighbour_start[i], neighbour_start[i + 1]):
-        j = neighbour[n]
-        away = here - vertices[b, j]
-        length = wp.length(away)
-        if length > type(length)(0.0) and wp.isfinite(length):
-            e = find_edge(edge_start, edges, wp.min(i, j), wp.max(i, j))
-            total += away * (grad_lengths[b, e] / length)
-    grad_vertices[b, i] = total
+    i = wp.tid()
+    edge = edge_rows(edges, vertex_count, i)
+    away = vertices[edge[1]] - vertices[edge[0]]
+    length = wp.length(away)
+    if length > type(length)(0.0) and wp.isfinite(length):
+        pull = away * (grad_lengths[i] / length)
+        wp.atomic_add(grad_vertices, edge[0], -pull)
+        wp.atomic_add(grad_vertices, edge[1], pull)
 
 
-def gather_area_vectors(vertices: Tensor, corners: MeshCorners, grad_area_vectors: Tensor, scale: Tensor) -> Tensor:
-    """Gradient of the vertices from those of the area vectors."""
-    grad = torch.empty_like(vertices)
-    inputs = [vec3s(vertices), *corner_tables(corners), optional_vec3s(grad_area_vectors, vertices), scalars(scale)]
-    launch_split(area_vectors_to_vertices_kernel, vertices, grad.shape[:2], inputs, [vec3s(grad)], axis=1)
-    return grad
+def _extent(vertices: Tensor, faces: Tensor) -> tuple[int]:
+    """Threads of a launch over the faces, or edges, of all frames."""
+    return (len(vertices) * len(faces),)
 
 
 class _FaceQuantity(torch.autograd.Function):
     """Normals, or areas, of the faces."""
 
     @staticmethod
-    def forward(ctx: Any, vertices: Tensor, corners: MeshCorners, normals: bool) -> Tensor:
-        ctx.corners, ctx.normals = corners, normals
-        ctx.save_for_backward(vertices)
-        shape = len(vertices), len(corners.faces)
+    def forward(ctx: Any, vertices: Tensor, faces: Tensor, normals: bool) -> Tensor:
+        ctx.normals = normals
+        ctx.save_for_backward(vertices, faces)
+        shape = len(vertices), len(faces)
         values = vertices.new_empty(*shape, 3) if normals else vertices.new_empty(shape)
         kernel = face_normals_kernel if normals else face_areas_kernel
-        inputs = [vec3s(vertices), vec3is(corners.faces)]
-        launch_split(kernel, vertices, shape, inputs, [vec3s(values) if normals else scalars(values)], axis=1)
+        inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
+        outputs = [rows(values) if normals else scalars(values.view(-1))]
+        launch_split(kernel, vertices, _extent(vertices, faces), inputs, outputs)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (vertices,) = ctx.saved_tensors
+        vertices, faces = ctx.saved_tensors
         grad = grad.contiguous()
-        to_vectors = vertices.new_empty(*grad.shape[:2], 3)
+        to_vertices = cleared(vertices, *vertices.shape)
         kernel = face_normals_vjp_kernel if ctx.normals else face_areas_vjp_kernel
-        inputs = [vec3s(vertices), vec3is(ctx.corners.faces), vec3s(grad) if ctx.normals else scalars(grad)]
-        launch_split(kernel, vertices, to_vectors.shape[:2], inputs, [vec3s(to_vectors)], axis=1)
-        one = torch.ones(1, dtype=vertices.dtype, device=vertices.device)
-        return gather_area_vectors(vertices, ctx.corners, to_vectors, one), None, None
+        inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
+        inputs.append(rows(grad) if ctx.normals else scalars(grad.view(-1)))
+        launch(kernel, vertices, _extent(vertices, faces), inputs, [rows(to_vertices)])
+        return to_vertices, None, None
 
 
 class _VertexNormals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vertices: Tensor, corners: MeshCorners, wanted: bool) -> Tensor:
-        ctx.corners = corners
-        normals = torch.empty_like(vertices)
-        area_vectors = torch.empty_like(vertices) if wanted else None
-        ctx.save_for_backward(vertices, area_vectors)
-        inputs = [vec3s(vertices), *corner_tables(corners)]
-        outputs = [vec3s(normals), optional_vec3s(area_vectors, vertices)]
-        launch_split(vertex_normals_kernel, vertices, normals.shape[:2], inputs, outputs, axis=1)
+    def forward(ctx: Any, vertices: Tensor, faces: Tensor) -> Tensor:
+        area_vectors, normals = cleared(vertices, *vertices.shape), torch.empty_like(vertices)
+        inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
+        launch(sum_area_vectors_kernel, vertices, _extent(vertices, faces), inputs, [rows(area_vectors)])
+        each = (vertices.shape[:2].numel(),)
+        launch_split(vertex_normals_kernel, vertices, each, [rows(area_vectors)], [rows(normals)])
+        ctx.save_for_backward(vertices, faces, area_vectors)
         return normals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_normals: Tensor) -> tuple[Tensor, None, None]:
-        vertices, area_vectors = ctx.saved_tensors
-        pulls, grad = torch.empty_like(vertices), torch.empty_like(vertices)
-        inputs = [vec3s(area_vectors), vec3s(grad_normals.contiguous())]
-        launch_split(unit_vjp_kernel, vertices, grad.shape[:2], inputs, [vec3s(pulls)], axis=1)
-        inputs = [vec3s(vertices), *corner_tables(ctx.corners), vec3s(pulls)]
-        launch_split(vertex_normals_vjp_kernel, vertices, grad.shape[:2], inputs, [vec3s(grad)], axis=1)
-        return grad, None, None
+    def backward(ctx: Any, grad_normals: Tensor) -> tuple[Tensor, None]:
+        vertices, faces, area_vectors = ctx.saved_tensors
+        pulls, grad = torch.empty_like(vertices), cleared(vertices, *vertices.shape)
+        inputs = [rows(area_vectors), rows(grad_normals.contiguous())]
+        launch_split(vertex_normals_vjp_kernel, vertices, (vertices.shape[:2].numel(),), inputs, [rows(pulls)])
+        inputs = [rows(vertices), vertices.shape[1], vec3is(faces), rows(pulls)]
+        launch(sum_area_vectors_vjp_kernel, vertices, _extent(vertices, faces), inputs, [rows(grad)])
+        return grad, None
 
 
 class _EdgeLengths(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vertices: Tensor, topology: MeshTopology) -> Tensor:
-        ctx.topology = topology
-        ctx.save_for_backward(vertices)
-        lengths = vertices.new_empty(len(vertices), len(topology.edges))
-        inputs = [vec3s(vertices), ints(topology.edges)]
-        launch_split(edge_lengths_kernel, vertices, tuple(lengths.shape), inputs, [scalars(lengths)], axis=1)
+    def forward(ctx: Any, vertices: Tensor, edges: Tensor) -> Tensor:
+        ctx.save_for_backward(vertices, edges)
+        lengths = vertices.new_empty(len(vertices), len(edges))
+        inputs = [rows(vertices), vertices.shape[1], pairs(edges)]
+        launch_split(edge_lengths_kernel, vertices, _extent(vertices, edges), inputs, [scalars(lengths.view(-1))])
         return lengths
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_lengths: Tensor) -> tuple[Tensor, None]:
-        (vertices,) = ctx.saved_tensors
-        if grad_lengths.numel() == 0:
-            return torch.zeros_like(vertices), None
-        tables = ctx.topology[1:5]
-        grad = torch.empty_like(vertices)
-        inputs = [vec3s(vertices), *map(ints, tables), scalars(grad_lengths.contiguous())]
-        launch_split(edge_lengths_vjp_kernel, vertices, grad.shape[:2], inputs, [vec3s(grad)], axis=1)
+        vertices, edges = ctx.saved_tensors
+        grad = cleared(vertices, *vertices.shape)
+        inputs = [rows(vertices), vertices.shape[1], pairs(edges), scalars(grad_lengths.contiguous().view(-1))]
+        launch(edge_lengths_vjp_kernel, vertices, _extent(vertices, edges), inputs, [rows(grad)])
         return grad, None
+
+
+def _face_quantity(vertices: Tensor, faces: Tensor | MeshTopology, normals: bool) -> Tensor:
+    """Checked arguments, and the quantity in their shape."""
+    require_vertices(vertices)
+    values: Tensor = _FaceQuantity.apply(as_frames(vertices), given_faces(vertices, faces), normals)
+    return values if vertices.dim() == 3 else values[0]
 
 
 def face_normals(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
@@ -367,9 +302,7 @@ def face_normals(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
     Raises:
         ValueError: A shape, dtype, device or index disagrees; the message names the argument.
     """
-    require_vertices(vertices)
-    normals: Tensor = _FaceQuantity.apply(as_frames(vertices), given_corners(vertices, faces), True)
-    return normals if vertices.dim() == 3 else normals[0]
+    return _face_quantity(vertices, faces, True)
 
 
 def face_areas(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
@@ -385,9 +318,7 @@ def face_areas(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
     Raises:
         ValueError: A shape, dtype, device or index disagrees; the message names the argument.
     """
-    require_vertices(vertices)
-    areas: Tensor = _FaceQuantity.apply(as_frames(vertices), given_corners(vertices, faces), False)
-    return areas if vertices.dim() == 3 else areas[0]
+    return _face_quantity(vertices, faces, False)
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
@@ -407,8 +338,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
     PyTorch3D divides sums below 1e-6 m^2 by that instead of their length, here they have unit length as all others.
     """
     require_vertices(vertices)
-    corners = given_corners(vertices, faces)
-    normals: Tensor = _VertexNormals.apply(as_frames(vertices), corners, recorded(vertices))
+    normals: Tensor = _VertexNormals.apply(as_frames(vertices), given_faces(vertices, faces))
     return normals if vertices.dim() == 3 else normals[0]
 
 
@@ -427,5 +357,5 @@ def edge_lengths(vertices: Tensor, faces: Tensor | MeshTopology) -> Tensor:
         ValueError: A shape, dtype, device or index disagrees; the message names the argument.
     """
     require_vertices(vertices)
-    lengths: Tensor = _EdgeLengths.apply(as_frames(vertices), given_topology(vertices, faces))
+    lengths: Tensor = _EdgeLengths.apply(as_frames(vertices), given_topology(vertices, faces).edges)
     return lengths if vertices.dim() == 3 else lengths[0]

@@ -12,75 +12,68 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, vec3is, vec3s
-from selfrecon_warp.kernels.mesh import face_area_vector, gather_area_vectors
-from selfrecon_warp.kernels.mesh_frames import as_frames, optional_vec3s, recorded, require_vertices, scaled, total
-from selfrecon_warp.kernels.topology import MeshTopology, given_topology
+from selfrecon_warp.kernels.area_vector import area_vector_vjp, edge_rows, face_area_vector, face_rows, frame_of
+from selfrecon_warp.kernels.interop import SCALAR, cleared, ints, launch, launch_split, scalars, vec3is
+from selfrecon_warp.kernels.mesh_frames import (
+    as_frames,
+    given_topology,
+    optional_rows,
+    pairs,
+    recorded,
+    require_vertices,
+    rows,
+    scaled,
+    total,
+)
+from selfrecon_warp.kernels.topology import MeshTopology
 
 wp.set_module_options({"enable_backward": False})
 
 
 @wp.kernel
 def loss_edge_length_kernel(
-    first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
-    neighbour_start: wp.array[wp.int32],  # [V + 1]
-    neighbour: wp.array[wp.int32],  # [2 E]
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    edges: wp.array[wp.vec2i],  # [E]
     target: Any,
     weight: Any,
     # outputs
-    terms: wp.array2d[Any],  # [B, V]
-    grad_vertices: wp.array2d[Any],  # [B, V] vec3; absent where none is wanted
+    terms: wp.array[Any],  # [B E]
+    grad_vertices: wp.array[Any],  # [B V] vec3; absent where none is wanted
 ):
-    """Half of each edge's weighted term at either end, and the gradient of all terms."""
-    b, i = wp.tid()
-    i += first
-    here = vertices[b, i]
-    value = terms.dtype(0.0)
-    total = grad_vertices.dtype()
-    if target > type(target)(0.0):
-        for n in range(neighbour_start[i], neighbour_start[i + 1]):
-            away = here - vertices[b, neighbour[n]]
-            length = wp.length(away)
-            excess = length - target
-            value += excess * excess
-            total += away * (excess / length)
-    else:  # no roots to take
-        for n in range(neighbour_start[i], neighbour_start[i + 1]):
-            away = here - vertices[b, neighbour[n]]
-            value += wp.dot(away, away)
-            total += away
-    if not wp.isfinite(total):  # once more, without edges that have no direction
-        total = type(here)()
-        for n in range(neighbour_start[i], neighbour_start[i + 1]):
-            away = here - vertices[b, neighbour[n]]
-            length = wp.length(away)
-            if length > type(target)(0.0) and wp.isfinite(length):
-                total += away * ((length - target) / length)
-    terms[b, i] = value * weight * type(weight)(0.5)
-    if grad_vertices.shape[0] > 0:
-        grad_vertices[b, i] = total * (weight + weight)
+    """Weighted term of an edge, and its gradient."""
+    i = wp.tid()
+    edge = edge_rows(edges, vertex_count, i)
+    away = vertices[edge[1]] - vertices[edge[0]]
+    length = wp.length(away)
+    excess = length - target
+    terms[i] = excess * excess * weight
+    if grad_vertices.shape[0] > 0 and length > type(length)(0.0) and wp.isfinite(length):
+        pull = away * ((weight + weight) * excess / length)
+        wp.atomic_add(grad_vertices, edge[0], -pull)
+        wp.atomic_add(grad_vertices, edge[1], pull)
 
 
 @wp.kernel
 def face_directions_kernel(
     first: wp.int32,
-    vertices: wp.array2d[Any],  # [B, V] vec3
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
     least: Any,
     # outputs
-    directions: wp.array2d[Any],  # [B, F] vec3 zero where the area vector is not longer than ``least``
-    lengths: wp.array2d[Any],  # [B, F] of the area vectors
+    directions: wp.array[Any],  # [B F] vec3 zero where the area vector is not longer than ``least``
+    lengths: wp.array[Any],  # [B F] of the area vectors
 ):
-    b, f = wp.tid()
-    f += first
-    area_vector = face_area_vector(vertices, faces, b, f)
-    length = wp.length(area_vector)
-    lengths[b, f] = length
+    i = wp.tid() + first
+    face = face_rows(faces, vertex_count, i)
+    vector = face_area_vector(vertices, face)
+    length = wp.length(vector)
+    lengths[i] = length
     if length <= least:
-        area_vector = type(area_vector)()
+        vector = type(vector)()
         length = type(length)(1.0)
-    directions[b, f] = area_vector / length
+    directions[i] = vector / length
 
 
 @wp.kernel
@@ -88,18 +81,19 @@ def loss_normal_consistency_kernel(
     first: wp.int32,
     side_start: wp.array[wp.int32],  # [3 F] vertex that each side starts from: the faces
     next_side: wp.array[wp.int32],  # [3 F]
-    directions: wp.array2d[Any],  # [B, F] vec3
-    lengths: wp.array2d[Any],  # [B, F]
+    directions: wp.array[Any],  # [B F] vec3
+    lengths: wp.array[Any],  # [B F]
     least: Any,
     weight: Any,
     # outputs
-    terms: wp.array2d[Any],  # [B, F]
-    grad_area_vectors: wp.array2d[Any],  # [B, F] vec3; absent where none is wanted
+    terms: wp.array[Any],  # [B F]
+    grad_area_vectors: wp.array[Any],  # [B F] vec3; absent where none is wanted
 ):
     """Half of each pair's weighted term at either face, and the gradient of all terms."""
-    b, f = wp.tid()
-    f += first
-    direction = directions[b, f]
+    i = wp.tid() + first
+    base = frame_of(i, next_side.shape[0] / 3) * (next_side.shape[0] / 3)
+    f = i - base
+    direction = directions[i]
     one = type(weight)(1.0)
     value = terms.dtype(0.0)
     others = directions.dtype()
@@ -107,7 +101,7 @@ def loss_normal_consistency_kernel(
         side = 3 * f + k
         beside = wp.int32(next_side[side])
         while beside != side:
-            other = directions[b, beside / 3]
+            other = directions[base + beside / 3]
             if side_start[beside] == side_start[side]:  # both run the same way along the edge: turned over
                 other = -other
             cosine = wp.dot(direction, other)
@@ -115,29 +109,42 @@ def loss_normal_consistency_kernel(
             if wp.isfinite(cosine):
                 others += other
             beside = next_side[beside]
-    terms[b, f] = value * weight * type(weight)(0.5)
+    terms[i] = value * weight * type(weight)(0.5)
     if grad_area_vectors.shape[0] > 0:
-        length = lengths[b, f]
+        length = lengths[i]
         grad = type(others)()
         if length > least and wp.isfinite(length):
             grad = (direction * wp.dot(direction, others) - others) * (weight / length)
-        grad_area_vectors[b, f] = grad
+        grad_area_vectors[i] = grad
+
+
+@wp.kernel
+def area_vectors_to_vertices_kernel(
+    vertices: wp.array[Any],  # [B V] vec3
+    vertex_count: wp.int32,
+    faces: wp.array[wp.vec3i],  # [F]
+    grad_area_vectors: wp.array[Any],  # [B F] vec3
+    scale: wp.array[Any],  # [1]
+    # outputs
+    grad_vertices: wp.array[Any],  # [B V] vec3
+):
+    """Gradients of the faces' area vectors carried to the vertices."""
+    i = wp.tid()
+    face = face_rows(faces, vertex_count, i)
+    area_vector_vjp(vertices, face, grad_area_vectors[i] * scale[0], grad_vertices)
 
 
 class _LossEdgeLength(torch.autograd.Function):
-    """The gradient is made beside the value, while the neighbours are at hand, and scaled in the backward pass."""
+    """The gradient is made beside the value, while the edges are at hand, and scaled in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, vertices: Tensor, topology: MeshTopology, target: float, wanted: bool) -> Tensor:
-        B, V = vertices.shape[:2]
-        terms = vertices.new_empty(B, V)
-        grad = torch.empty_like(vertices) if wanted else None
+    def forward(ctx: Any, vertices: Tensor, edges: Tensor, target: float, wanted: bool) -> Tensor:
+        count = len(vertices) * len(edges)
+        terms = vertices.new_empty(count)
+        grad = cleared(vertices, *vertices.shape) if wanted else None
         number = SCALAR[vertices.dtype]
-        inputs = [vec3s(vertices), ints(topology.neighbour_start), ints(topology.neighbour)]
-        inputs += [number(target), number(1.0 / (B * len(topology.edges)))]
-        launch_split(
-            loss_edge_length_kernel, vertices, (B, V), inputs, [scalars(terms), optional_vec3s(grad, vertices)], axis=1
-        )
+        inputs = [rows(vertices), vertices.shape[1], pairs(edges), number(target), number(1.0 / count)]
+        launch(loss_edge_length_kernel, vertices, (count,), inputs, [scalars(terms), optional_rows(grad, vertices)])
         ctx.save_for_backward(grad)
         return total(terms)
 
@@ -153,33 +160,29 @@ class _LossNormalConsistency(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vertices: Tensor, topology: MeshTopology, least: float, wanted: bool) -> Tensor:
-        faces = topology.corners.faces
-        B, F = len(vertices), len(faces)
-        directions, lengths = vertices.new_empty(B, F, 3), vertices.new_empty(B, F)
+        faces, (B, V) = topology.faces, vertices.shape[:2]
+        count = B * len(faces)
+        directions, lengths = vertices.new_empty(1, count, 3), vertices.new_empty(count)
         number = SCALAR[vertices.dtype]
-        inputs = [vec3s(vertices), vec3is(faces), number(least)]
-        launch_split(face_directions_kernel, vertices, (B, F), inputs, [vec3s(directions), scalars(lengths)], axis=1)
-        terms = vertices.new_empty(B, F)
+        inputs = [rows(vertices), V, vec3is(faces), number(least)]
+        launch_split(face_directions_kernel, vertices, (count,), inputs, [rows(directions), scalars(lengths)])
+        terms = vertices.new_empty(count)
         grad = torch.empty_like(directions) if wanted else None
-        inputs = [ints(faces.view(-1)), ints(topology.next_side), vec3s(directions), scalars(lengths)]
+        inputs = [ints(faces.view(-1)), ints(topology.next_side), rows(directions), scalars(lengths)]
         inputs += [number(least), number(1.0 / (B * topology.pair_count))]
-        launch_split(
-            loss_normal_consistency_kernel,
-            vertices,
-            (B, F),
-            inputs,
-            [scalars(terms), optional_vec3s(grad, vertices)],
-            axis=1,
-        )
-        ctx.corners = topology.corners
-        ctx.save_for_backward(vertices, grad)
+        outputs = [scalars(terms), optional_rows(grad, vertices)]
+        launch_split(loss_normal_consistency_kernel, vertices, (count,), inputs, outputs)
+        ctx.save_for_backward(vertices, faces, grad)
         return total(terms)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
-        vertices, grad = ctx.saved_tensors
-        return gather_area_vectors(vertices, ctx.corners, grad, grad_loss.reshape(1)), None, None, None
+        vertices, faces, grad = ctx.saved_tensors
+        to_vertices = cleared(vertices, *vertices.shape)
+        inputs = [rows(vertices), vertices.shape[1], vec3is(faces), rows(grad), scalars(grad_loss.reshape(1))]
+        launch(area_vectors_to_vertices_kernel, vertices, (grad.shape[1],), inputs, [rows(to_vertices)])
+        return to_vertices, None, None, None
 
 
 def loss_edge_length(vertices: Tensor, faces: Tensor | MeshTopology, target_length: float = 0.0) -> Tensor:
@@ -206,7 +209,7 @@ def loss_edge_length(vertices: Tensor, faces: Tensor | MeshTopology, target_leng
     topology, frames = given_topology(vertices, faces), as_frames(vertices)
     if 0 in (len(frames), len(topology.edges)):
         return frames[:, :0].sum()
-    return _LossEdgeLength.apply(frames, topology, target_length, recorded(vertices))
+    return _LossEdgeLength.apply(frames, topology.edges, target_length, recorded(vertices))
 
 
 def loss_normal_consistency(vertices: Tensor, faces: Tensor | MeshTopology, least_area: float = 5e-9) -> Tensor:

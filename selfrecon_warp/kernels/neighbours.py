@@ -115,7 +115,7 @@ def nearest_neighbours(
     require_like("queries", queries, points=points)
     cloud_counts("query_lengths", query_lengths, queries)
     cloud_counts("point_lengths", point_lengths, points)
-    squared, index = PointTree(points, point_lengths).nearest(queries, count, query_lengths)
+    squared, index = PointTree(points, point_lengths, copy=False).nearest(queries, count, query_lengths)
     if torch.is_grad_enabled() and (queries.requires_grad or points.requires_grad):
         inputs = (as_clouds(x) for x in (queries, points, squared, index))
         squared = _SquaredDistance.apply(*inputs).view_as(squared)

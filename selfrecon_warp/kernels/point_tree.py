@@ -38,6 +38,10 @@ from selfrecon_warp.kernels.rasterize import require_range
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})  # box and point distances round alike
 
 
+RUN = 256
+"""Queries that one thread of Warp's answers on a CPU, each from where the last one ended."""
+
+
 class Neighbours(NamedTuple):
     """The nearest points of each query, nearest first."""
 
@@ -89,62 +93,75 @@ def leaf_distances(q: Any, b: int, leaf: int, leaves: wp.array3d[Any]):
     return wp.cw_mul(dx, dx) + wp.cw_mul(dy, dy) + wp.cw_mul(dz, dz)
 
 
+@wp.func
+def nearest_in_leaf(
+    q: Any, b: int, leaf: int, leaves: wp.array3d[Any], order: wp.array2d[wp.int64], best: Any, best_index: int
+):
+    """The nearest so far, or a point of the leaf that is nearer."""
+    near = leaf_distances(q, b, leaf, leaves)
+    mask = mask_within(near, best)
+    while mask != wp.uint32(0):
+        c = first_bit(mask)
+        mask = mask & (mask - wp.uint32(1))
+        item = wp.int32(order[b, leaf * LEAF + c])
+        if near[c] < best or (near[c] == best and item < best_index):
+            best = near[c]
+            best_index = item
+    return best, best_index
+
+
 @wp.kernel
 def nearest_kernel(
     first: wp.int32,
+    run: wp.int32,
     queries: wp.array2d[Any],  # [B, P] vec3, along the curve
     query_order: wp.array2d[wp.int64],  # [B, P]
     query_keys: wp.array2d[wp.int64],  # [B, P]
-    points: wp.array2d[Any],  # [B, Q] vec3
     leaves: wp.array3d[Any],  # [B, leaves, 3] lanes
     order: wp.array2d[wp.int64],  # [B, Q]
     boxes: wp.array3d[Any],  # [B, nodes, 6] lanes
     least: wp.array3d[wp.int32],  # [B, nodes, WIDTH]
     starts: Any,
     leaf_level: wp.int32,
-    in_turn: wp.bool,
     # outputs
     squared: wp.array3d[Any],  # [B, P, 1]
     index: wp.array3d[wp.int64],  # [B, P, 1]
 ):
-    """The one nearest point."""
-    b, t = wp.tid()
-    turn = first + t
-    row = wp.int32(query_order[b, turn])
-    q = queries[b, turn]
-    best = q.dtype(wp.inf)
-    best_index = wp.int32(-1)
-    if query_keys[b, turn] < LEFT_OUT:
-        if in_turn and t > 0:
-            before = wp.int32(index[b, wp.int32(query_order[b, turn - 1]), 0])
-            if before >= 0:
-                gap = q - points[b, before]
-                last = gap[0] * gap[0] + gap[1] * gap[1] + gap[2] * gap[2]
-                if last < best:  # not where the square overflows
-                    best = last
-                    best_index = before
-        distances = wp.zeros(shape=(STACK,), dtype=q.dtype)
-        codes = wp.zeros(shape=(STACK,), dtype=wp.int32)
-        top = wp.int32(1)
-        while top > 0:
-            top -= 1
-            code = codes[top]
-            if distances[top] <= best:
-                if (code & 15) == leaf_level:
-                    leaf = code >> 4
-                    near = leaf_distances(q, b, leaf, leaves)
-                    mask = mask_within(near, best)
-                    while mask != wp.uint32(0):
-                        c = first_bit(mask)
-                        mask = mask & (mask - wp.uint32(1))
-                        item = wp.int32(order[b, leaf * LEAF + c])
-                        if near[c] < best or (near[c] == best and item < best_index):
-                            best = near[c]
-                            best_index = item
-                else:
-                    top = push_children(q, q, b, code, boxes, least, starts, best, best_index, distances, codes, top)
-    squared[b, row, 0] = best
-    index[b, row, 0] = wp.int64(best_index)
+    """The one nearest point of each query of a run; the leaf that held the last one's is looked into first."""
+    b, r = wp.tid()
+    r += first
+    distances = wp.zeros(shape=(STACK,), dtype=queries.dtype.dtype)
+    codes = wp.zeros(shape=(STACK,), dtype=wp.int32)
+    last_leaf = wp.int32(-1)
+    for turn in range(r * run, wp.min((r + 1) * run, queries.shape[1])):
+        q = queries[b, turn]
+        best = q.dtype(wp.inf)
+        best_index = wp.int32(-1)
+        if query_keys[b, turn] < LEFT_OUT:
+            looked = last_leaf
+            if looked >= 0:
+                best, best_index = nearest_in_leaf(q, b, looked, leaves, order, best, best_index)
+            distances[0] = q.dtype(0.0)
+            codes[0] = wp.int32(0)
+            top = wp.int32(1)
+            while top > 0:
+                top -= 1
+                code = codes[top]
+                if distances[top] <= best:
+                    if (code & 15) == leaf_level:
+                        leaf = code >> 4
+                        if leaf != looked:
+                            before = best_index
+                            best, best_index = nearest_in_leaf(q, b, leaf, leaves, order, best, best_index)
+                            if best_index != before:
+                                last_leaf = leaf
+                    else:
+                        top = push_children(
+                            q, q, b, code, boxes, least, starts, best, best_index, distances, codes, top
+                        )
+        row = wp.int32(query_order[b, turn])
+        squared[b, row, 0] = best
+        index[b, row, 0] = wp.int64(best_index)
 
 
 @wp.kernel
@@ -232,17 +249,19 @@ class PointTree:
         points: One cloud ``[Q, 3]`` or a batch ``[B, Q, 3]`` [m], float32 or float64; a point with a coordinate that is
             not finite is never chosen.
         lengths: Points of each cloud of a batch, ``[B]`` integers; all of them where absent.
+        copy: Keep the points as they are now. Without, they must not change while the tree is asked.
 
     Raises:
         ValueError: A shape, dtype or length disagrees; the message names the argument.
     """
 
-    def __init__(self, points: Tensor, lengths: Tensor | None = None) -> None:
+    def __init__(self, points: Tensor, lengths: Tensor | None = None, *, copy: bool = True) -> None:
         require_shapes(points=(points, "Q 3" if points.dim() == 2 else "B Q 3"))
         require_like("points", points)
         counts = cloud_counts("lengths", lengths, points)
         self._pattern = "P 3" if points.dim() == 2 else "B P 3"
-        self._points = clouds = as_clouds(points.detach()).clone()
+        clouds = as_clouds(points.detach())
+        self._points = clouds = clouds.clone() if copy else clouds
         self._boxes: BoxTree | None = None
         if clouds.numel() == 0:
             return
@@ -289,23 +308,24 @@ class PointTree:
         counts = cloud_counts("lengths", lengths, queries)
         clouds = as_clouds(queries.detach())
         B, P = clouds.shape[:2]
+        shape = (*queries.shape[:-1], count)
+        tree = self.kernel_inputs()
+        if tree is None or clouds.numel() == 0:
+            nowhere = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
+            return Neighbours(clouds.new_full(shape, float("inf")), nowhere)
+        keys, order = along_curve(clouds, counts)  # before there are results: sorting needs room
+        inputs = [vec3s(in_order(clouds, order)), ints(order), ints(keys)]
         squared = clouds.new_empty(B, P, count)
         index = torch.empty(B, P, count, dtype=torch.int64, device=queries.device)
-        tree = self.kernel_inputs()
-        if tree is None:
-            squared.fill_(float("inf"))
-            index.fill_(-1)
-        elif clouds.numel() > 0:
-            keys, order = along_curve(clouds, counts)
-            launch_split(
-                nearest_kernel if count == 1 else nearest_few_kernel,
-                queries,
-                (B, P),
-                [vec3s(in_order(clouds, order)), ints(order), ints(keys), *tree, not queries.is_cuda],
-                [scalars(squared), ints(index)],
-                axis=1,
-            )
-        shape = (*queries.shape[:-1], count)
+        outputs = [scalars(squared), ints(index)]
+        if count == 1:
+            run = 1 if queries.is_cuda else RUN
+            inputs = [run, *inputs, *tree[1:]]
+            dim = B, -(-P // run)
+            launch_split(nearest_kernel, queries, dim, inputs, outputs, axis=1, grain=SPLIT_GRAIN // run)
+        else:
+            inputs += [*tree, not queries.is_cuda]
+            launch_split(nearest_few_kernel, queries, (B, P), inputs, outputs, axis=1)
         return Neighbours(squared.view(shape), index.view(shape))
 
 

@@ -12,7 +12,6 @@ its plane's horizon. Clipped barycentrics stay on the face.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -21,22 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.face_tiles import (
-    FaceTiles,
-    border_distance_of_run,
-    edge_weights_of_run,
-    higher_of_runs,
-    lowest_of_run,
-    place_of_run,
-    require_radius,
-    run_of,
-    tile_faces,
-)
+from selfrecon_warp.kernels.face_tiles import require_radius, tile_faces
 from selfrecon_warp.kernels.interop import (
-    SCALAR,
     cleared,
     ints,
-    lanes,
     launch_split,
     require_like,
     scalars,
@@ -44,25 +31,9 @@ from selfrecon_warp.kernels.interop import (
     vec3is,
     vec3s,
 )
+from selfrecon_warp.kernels.layer_selection import select_layers
 from selfrecon_warp.kernels.rasterize import require_sizes, triangles
-from selfrecon_warp.kernels.triangle import (
-    border_distance,
-    border_vjp,
-    edge_weights,
-    greatest,
-    least,
-    signed_area,
-    weights_vjp,
-)
-
-LAST = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))
-"""Sorts behind every face."""
-
-CLOSER = wp.constant(1.0 - 1e-5)
-"""What rounding may take off a depth between its corners'."""
-
-vec4i = wp.types.vector(4, wp.int32)
-vec4u = wp.types.vector(4, wp.uint64)
+from selfrecon_warp.kernels.triangle import border_distance, border_vjp, edge_weights, signed_area, weights_vjp
 
 
 class Layers(NamedTuple):
@@ -76,104 +47,6 @@ class Layers(NamedTuple):
     """``[B, H, W, K]`` depth along the camera axis [m]; 0 where there is no face."""
     distance: Tensor
     """``[B, H, W, K]`` squared distance to the face's border, negative inside [pixel^2]; 0 where there is no face."""
-
-
-@wp.func
-def insert(keys: wp.array2d[wp.uint64], pixel: wp.int32, key: wp.uint64, count: wp.int32):
-    """Put a key into a pixel's ascending list of ``count``, dropping the last of a full one."""
-    slot = wp.min(count, keys.shape[1] - 1)
-    while slot > 0:
-        before = keys[pixel, slot - 1]
-        if before < key:
-            break
-        keys[pixel, slot] = before
-        slot -= 1
-    keys[pixel, slot] = key
-
-
-@wp.func
-def farthest_depth(last: Any):
-    """Depth behind which no pixel of a run has room: that of its last key, infinite while one may still take any."""
-    key = wp.max(wp.max(last[0], last[1]), wp.max(last[2], last[3]))
-    return wp.where(key == LAST, wp.float32(wp.inf), wp.cast(wp.uint32(key >> wp.uint64(32)), wp.float32))
-
-
-@wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
-def select_layers_kernel(
-    first: wp.int32,
-    records: wp.array2d[Any],  # [B F, 3] lanes of 4
-    start: wp.array[wp.int32],  # [tiles parts + 1]
-    entries: wp.array[wp.int32],
-    parts: wp.int32,
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
-    radius: Any,
-    perspective: wp.bool,
-    clip: wp.bool,
-    # outputs
-    keys: wp.array2d[wp.uint64],  # [B H W, K] bits of the float32 depth, then the face index; ascending
-    counts: wp.array[wp.int32],  # [B H W] how many
-):
-    """Collect the nearest faces of four pixels side by side."""
-    tile, b, row, column = place_of_run(wp.tid() + first, tile_bits, tile_rows, tile_columns)
-    if row >= height or column >= width:
-        return
-    zero = type(radius)(0.0)
-    one = type(radius)(1.0)
-    u = type(radius)(column)
-    v = type(radius)(row)
-    farthest = wp.float32(wp.inf)
-    columns = wp.vector(u, u + type(radius)(1.0), u + type(radius)(2.0), u + type(radius)(3.0))
-    pixel = (b * height + row) * width + column
-    count = vec4i(0, 0, 0, 0)
-    last = vec4u(LAST, LAST, LAST, LAST)
-    for k in range(4):
-        if column + k >= width:
-            last[k] = wp.uint64(0)
-    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
-        f = entries[entry]
-        r1 = records[b * face_count + f, 1]
-        r2 = records[b * face_count + f, 2]
-        if clip:
-            least_depth = wp.where(perspective, one / greatest(r1[2], r1[3], r2[0]), least(r1[2], r1[3], r2[0]))
-            if wp.float32(least_depth * type(radius)(CLOSER)) > farthest:
-                continue
-        r0 = records[b * face_count + f, 0]
-        x0 = run_of(r0[0]) - columns
-        x1 = run_of(r0[2]) - columns
-        x2 = run_of(r1[0]) - columns
-        y0 = r0[1] - v
-        y1 = r0[3] - v
-        y2 = r1[1] - v
-        w0, w1, w2 = edge_weights_of_run(x0, y0, x1, y1, x2, y2)
-        outside = higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
-        lowest = lowest_of_run(outside)
-        if lowest < radius or lowest <= zero:
-            side = wp.where(r2[1] < zero, one, -one)
-            if clip:
-                w0 = higher_of_runs(w0 * side, run_of(zero)) * side
-                w1 = higher_of_runs(w1 * side, run_of(zero)) * side
-                w2 = higher_of_runs(w2 * side, run_of(zero)) * side
-            total = (w0 + w1 + w2) * side
-            weighted = (w0 * r1[2] + w1 * r1[3] + w2 * r2[0]) * side
-            squared = border_distance_of_run(x0, y0, x1, y1, x2, y2, r2)
-            for k in range(4):
-                if outside[k] <= zero or squared[k] < radius * radius:
-                    z = wp.where(perspective, total[k] / weighted[k], weighted[k] / total[k])
-                    key = (wp.uint64(wp.cast(wp.float32(z), wp.uint32)) << wp.uint64(32)) | wp.uint64(f)
-                    if z > zero and key < last[k]:
-                        insert(keys, pixel + k, key, count[k])
-                        count[k] = wp.min(count[k] + 1, keys.shape[1])
-                        if count[k] == keys.shape[1]:
-                            last[k] = keys[pixel + k, count[k] - 1]
-                            farthest = farthest_depth(last)
-    for k in range(4):
-        if column + k < width:
-            counts[pixel + k] = count[k]
 
 
 @wp.func
@@ -323,38 +196,6 @@ def measure_layers_vjp_kernel(
         wp.atomic_add(grad_vertices, part, base + corner[0], to_p0 + on_p0)
         wp.atomic_add(grad_vertices, part, base + corner[1], to_p1 + on_p1)
         wp.atomic_add(grad_vertices, part, base + corner[2], to_p2 + on_p2)
-
-
-def select_layers(
-    tiles: FaceTiles, height: int, width: int, faces_per_pixel: int, radius: float, perspective: bool, clip: bool
-) -> tuple[Tensor, Tensor]:
-    """The nearest faces of every pixel: keys ``[B H W, K]``, the face index in the lower half, and counts ``[B H W]``.
-
-    Keys beyond a pixel's count are left unwritten.
-    """
-    records, start, entries, size, parts = tiles
-    B, F = records.shape[:2]
-    counts = torch.empty(B * height * width, dtype=torch.int32, device=records.device)
-    keys = torch.empty(len(counts), faces_per_pixel, dtype=torch.int64, device=records.device)
-    inputs = [
-        lanes(records.view(-1, 12), 12),
-        ints(start),
-        ints(entries),
-        parts,
-        size.bit_length() - 1,
-        F,
-        height,
-        width,
-        math.ceil(height / size),
-        math.ceil(width / size),
-        SCALAR[records.dtype](radius),
-        perspective,
-        clip,
-    ]
-    rows = (B * tiles.runs(height, width),)
-    outputs = [wp.from_torch(keys, dtype=wp.uint64), ints(counts)]
-    launch_split(select_layers_kernel, records, rows, inputs, outputs, grain=256)
-    return keys, counts
 
 
 class _RasterizeLayers(torch.autograd.Function):

@@ -30,12 +30,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.compositing import composite_alpha
 from selfrecon_warp.kernels.contour import MeshEdges, mesh_edges, silhouette_edges
 from selfrecon_warp.kernels.face_tiles import require_radius
 from selfrecon_warp.kernels.interop import ints, launch, require_indices, require_like, scalars, vec3s
 from selfrecon_warp.kernels.rasterize import require_range, require_sizes, triangles, visible_faces
 from selfrecon_warp.kernels.silhouette_blend import BlendFaces
-from selfrecon_warp.kernels.splat import composite_alpha, splat_lists
+from selfrecon_warp.kernels.splat import splat_lists
 
 TOLERANCE = 1e-3
 """A crossing this far beyond a pixel centre still counts between the pixels [pixel]: rounding may place it there."""

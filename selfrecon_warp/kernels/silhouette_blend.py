@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from selfrecon_warp.kernels.face_tiles import (
     RUN,
     border_distance_of_run,
-    edge_weights_of_run,
-    higher_of_runs,
+    columns_of_run,
+    corners_from_run,
     lowest_of_run,
     nearest_border,
     place_of_run,
@@ -30,6 +30,7 @@ from selfrecon_warp.kernels.face_tiles import (
     segment_distances,
     segment_places,
     tile_faces,
+    weights_of_run,
 )
 from selfrecon_warp.kernels.interop import (
     SCALAR,
@@ -42,7 +43,7 @@ from selfrecon_warp.kernels.interop import (
     vec3is,
     vec3s,
 )
-from selfrecon_warp.kernels.rasterize_layers import select_layers
+from selfrecon_warp.kernels.layer_selection import select_layers
 from selfrecon_warp.kernels.triangle import least
 
 OPAQUE = wp.constant(1e-12)
@@ -75,7 +76,7 @@ def blend_all_kernel(
     one = type(radius)(1.0)
     u = type(radius)(column)
     v = type(radius)(row)
-    columns = wp.vector(u, u + type(radius)(1.0), u + type(radius)(2.0), u + type(radius)(3.0))
+    columns = columns_of_run(u)
     most = one / type(radius)(OPAQUE)
     blocked = run_of(one)
     for k in range(4):
@@ -86,14 +87,8 @@ def blend_all_kernel(
         r0 = records[face, 0]
         r1 = records[face, 1]
         r2 = records[face, 2]
-        x0 = run_of(r0[0]) - columns
-        x1 = run_of(r0[2]) - columns
-        x2 = run_of(r1[0]) - columns
-        y0 = r0[1] - v
-        y1 = r0[3] - v
-        y2 = r1[1] - v
-        w0, w1, w2 = edge_weights_of_run(x0, y0, x1, y1, x2, y2)
-        outside = higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
+        x0, y0, x1, y1, x2, y2 = corners_from_run(r0, r1, columns, v)
+        _w0, _w1, _w2, outside = weights_of_run(x0, y0, x1, y1, x2, y2, r2)
         lowest = lowest_of_run(outside)
         if lowest < radius or lowest <= zero:
             squared = border_distance_of_run(x0, y0, x1, y1, x2, y2, r2)
@@ -157,7 +152,7 @@ def blend_all_vjp_kernel(
     one = type(radius)(1.0)
     u = type(radius)(column)
     v = type(radius)(row)
-    columns = wp.vector(u, u + type(radius)(1.0), u + type(radius)(2.0), u + type(radius)(3.0))
+    columns = columns_of_run(u)
     pixel = (b * height + row) * width + column
     upstream = run_of(zero)
     for k in range(4):
@@ -171,14 +166,8 @@ def blend_all_vjp_kernel(
         r0 = records[face, 0]
         r1 = records[face, 1]
         r2 = records[face, 2]
-        x0 = run_of(r0[0]) - columns
-        x1 = run_of(r0[2]) - columns
-        x2 = run_of(r1[0]) - columns
-        y0 = r0[1] - v
-        y1 = r0[3] - v
-        y2 = r1[1] - v
-        w0, w1, w2 = edge_weights_of_run(x0, y0, x1, y1, x2, y2)
-        outside = higher_of_runs(w0 * r2[1], higher_of_runs(w1 * r2[2], w2 * r2[3]))
+        x0, y0, x1, y1, x2, y2 = corners_from_run(r0, r1, columns, v)
+        _w0, _w1, _w2, outside = weights_of_run(x0, y0, x1, y1, x2, y2, r2)
         lowest = lowest_of_run(outside)
         if lowest < radius or lowest <= zero:
             e0 = segment_distances(x1, y1, x2, y2, r2[1])

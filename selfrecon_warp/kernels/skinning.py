@@ -21,6 +21,7 @@ from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.blending import (
     blend,
     blend_bones,
+    blended_at_four,
     gradient_to_bones,
     gradient_to_weights,
     launch_blocks,
@@ -86,23 +87,8 @@ def skin_points_kernel(
     p2 = wp.min(p0 + 2, last)
     p3 = wp.min(p0 + 3, last)
     for b in range(matrices.shape[0]):
-        w = wp.min(b, weights.shape[0] - 1)
         q = wp.min(b, points.shape[0] - 1)
-        m0 = rows.dtype()
-        m1 = rows.dtype()
-        m2 = rows.dtype()
-        m3 = rows.dtype()
-        for lane in range(weights.shape[2]):
-            w0 = weights[w, p0, lane]
-            w1 = weights[w, p1, lane]
-            w2 = weights[w, p2, lane]
-            w3 = weights[w, p3, lane]
-            for k in range(len(w0)):
-                bone = rows[b, lane * len(w0) + k]
-                m0 += w0[k] * bone
-                m1 += w1[k] * bone
-                m2 += w2[k] * bone
-                m3 += w3[k] * bone
+        m0, m1, m2, m3 = blended_at_four(weights, rows, b, p0, p1, p2, p3)
         matrices[b, p0] = m0
         matrices[b, p1] = m1
         matrices[b, p2] = m2

@@ -28,29 +28,25 @@ def greatest(a: Any, b: Any, c: Any):
 
 
 @wp.func
+def corners_from(p0: Any, p1: Any, p2: Any, u: Any, v: Any):
+    """Corners in the picture relative to a pixel."""
+    return p0[0] - u, p0[1] - v, p1[0] - u, p1[1] - v, p2[0] - u, p2[1] - v
+
+
+@wp.func
 def edge_weights(p0: Any, p1: Any, p2: Any, u: Any, v: Any):
     """Twice the signed areas of the pixel with each edge, opposite ``p0``, ``p1`` and ``p2``.
 
     Corners are taken relative to the pixel, so that two faces get exactly opposite values along a shared edge.
     """
-    x0 = p0[0] - u
-    x1 = p1[0] - u
-    x2 = p2[0] - u
-    y0 = p0[1] - v
-    y1 = p1[1] - v
-    y2 = p2[1] - v
+    x0, y0, x1, y1, x2, y2 = corners_from(p0, p1, p2, u, v)
     return x1 * y2 - y1 * x2, x2 * y0 - y2 * x0, x0 * y1 - y0 * x1
 
 
 @wp.func
 def weights_vjp(p0: Any, p1: Any, p2: Any, u: Any, v: Any, to_w: Any, to_z: Any):
     """Gradients of ``edge_weights``, and of the corners' depths, to the three corners."""
-    x0 = p0[0] - u
-    x1 = p1[0] - u
-    x2 = p2[0] - u
-    y0 = p0[1] - v
-    y1 = p1[1] - v
-    y2 = p2[1] - v
+    x0, y0, x1, y1, x2, y2 = corners_from(p0, p1, p2, u, v)
     return (
         wp.vector(to_w[2] * y1 - to_w[1] * y2, to_w[1] * x2 - to_w[2] * x1, to_z[0]),
         wp.vector(to_w[0] * y2 - to_w[2] * y0, to_w[2] * x0 - to_w[0] * x2, to_z[1]),

@@ -15,9 +15,10 @@ No operation of its own: reference, tests and benchmarks are those of ``grid_sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -32,6 +33,8 @@ from selfrecon_warp.kernels.trilinear_kernels import (
     slope_kernel,
 )
 
+RUN = 64
+"""Points that one thread of Warp's sees to on a CPU, where starting a thread costs as much as half a point."""
 SAMPLE = 512
 """Points looked at to give each share of a scatter about as many."""
 
@@ -52,37 +55,50 @@ class Levels:
 
 
 def _gather(kernel: Any, points: Tensor, inputs: list[Any], levels: Levels, outputs: list[Any]) -> None:
-    """Run one thread per level and point."""
-    dim = len(levels.nodes), len(points)
-    launch_split(kernel, points, dim, [vec3s(points), *inputs, *levels.places], outputs, axis=1)
+    """Run one thread per level and run of points."""
+    run = 1 if points.is_cuda else RUN
+    dim = len(levels.nodes), -(-len(points) // run)
+    inputs = [run, vec3s(points), *inputs, *levels.places]
+    launch_split(kernel, points, dim, inputs, outputs, axis=1, grain=SPLIT_GRAIN // run)
 
 
 def _scatter(kernel: Any, points: Tensor, inputs: list[Any], levels: Levels, table: Tensor) -> None:
-    """Run one thread per share and point."""
+    """Run one thread per share and run of points."""
     if len(points) == 0:
         return
     shares = _shares(points, levels, len(table))
-    inputs = [vec3s(points), *inputs, ints(shares), *levels.places]
+    run = 1 if points.is_cuda else RUN
+    inputs = [run, vec3s(points), *inputs, ints(shares), *levels.places]
+    dim = len(shares), -(-len(points) // run)
     grain = max(1, SPLIT_GRAIN // len(points))
-    launch_split(kernel, points, (len(shares), len(points)), inputs, [lanes(table, table.shape[1])], grain=grain)
+    launch_split(kernel, points, dim, inputs, [lanes(table, table.shape[1])], grain=grain)
 
 
 def _shares(points: Tensor, levels: Levels, rows: int) -> Tensor:
     """Split a table: each level a share; a single level into ranges of rows that about as many points fall into."""
     count = len(levels.nodes)
     parts = split_parts(points, len(points)) if count == 1 else 1
-    shares = torch.tensor([0, 0, rows], dtype=torch.int32, device=points.device).repeat(max(count, parts), 1)
+    shares = _whole(max(count, parts), rows, points.device)
     if parts == 1:
-        shares[:, 0] = torch.arange(count, dtype=torch.int32, device=points.device)
         return shares
-    some = points[:: max(1, len(points) // SAMPLE)]
-    counts = levels.nodes[0, :3]
-    cell = ((some - levels.origin) * levels.scale).nan_to_num().clamp(min=0.0).minimum(counts).int()
-    order = ((cell[:, 0] * counts[1] + cell[:, 1]) * counts[2] + cell[:, 2]).sort().values
-    cuts = order[[len(order) * part // parts for part in range(1, parts)]]
+    shares = shares.clone()
+    shares[:, 0] = 0
+    some, origin, scale = (
+        x.detach().numpy() for x in (points[:: max(1, len(points) // SAMPLE)], levels.origin, levels.scale)
+    )
+    counts = levels.nodes.numpy()[0, :3]
+    cell = np.fmin(np.fmax((some - origin) * scale, 0.0), counts).astype(np.int64)
+    order = np.sort((cell[:, 0] * counts[1] + cell[:, 1]) * counts[2] + cell[:, 2])
+    cuts = torch.from_numpy(order[[len(order) * part // parts for part in range(1, parts)]])
     shares[1:, 1] = cuts
     shares[:-1, 2] = cuts
     return shares
+
+
+@lru_cache(maxsize=64)
+def _whole(count: int, rows: int, device: torch.device) -> Tensor:
+    """Shares of one level each that own the whole table: kept, for the device is far."""
+    return torch.tensor([[level, 0, rows] for level in range(count)], dtype=torch.int32, device=device)
 
 
 class _Interpolate(torch.autograd.Function):

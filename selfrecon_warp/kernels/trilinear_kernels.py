@@ -55,19 +55,6 @@ def corner_slope(corner: int, t: Any):
 
 
 @wp.func
-def corner_twist(corner: int, t: Any):
-    """Mixed second derivatives of one corner's share: xy, xz, yz; the pure ones vanish."""
-    one = type(t[0])(1.0)
-    x = wp.where((corner & 4) != 0, t[0], one - t[0])
-    y = wp.where((corner & 2) != 0, t[1], one - t[1])
-    z = wp.where((corner & 1) != 0, t[2], one - t[2])
-    dx = wp.where((corner & 4) != 0, one, -one)
-    dy = wp.where((corner & 2) != 0, one, -one)
-    dz = wp.where((corner & 1) != 0, one, -one)
-    return type(t)(dx * dy * z, dx * y * dz, x * dy * dz)
-
-
-@wp.func
 def held(x: Any, count: int):
     """Node coordinate ``x`` moved to the nearest of ``count`` nodes where it lies beyond them; NaN stays NaN."""
     last = type(x)(count - 1)
@@ -100,37 +87,66 @@ def locate(point: Any, origin: Any, scale: Any, nodes: wp.array2d[int], level: i
 
 
 @wp.func
-def hashed(x: int, y: int, z: int, offset: int, mask: int):
-    """Table row of a node in a level that shares its rows."""
-    return offset + int((wp.uint32(x) ^ (wp.uint32(y) * HASH_Y) ^ (wp.uint32(z) * HASH_Z)) & wp.uint32(mask))
+def row_at(x: wp.uint32, y: wp.uint32, z: wp.uint32, offset: int, mask: int):
+    """Table row of a node from its coordinates times their factors: their sum, or hashed where levels share rows."""
+    return offset + int(wp.where(mask == 0, x + y + z, (x ^ y ^ z) & wp.uint32(mask)))
 
 
 @wp.func
 def corner_rows(cell: wp.vec3i, nodes: wp.array2d[int], level: int):
-    """Table rows of the eight corners of a cell."""
-    x = wp.min(cell[0] + 1, nodes[level, 0] - 1)
-    y = wp.min(cell[1] + 1, nodes[level, 1] - 1)
-    z = wp.min(cell[2] + 1, nodes[level, 2] - 1)
+    """Table rows of the eight corners of a cell. Without a branch: vectors that come out of one are slow to read."""
     offset = nodes[level, 3]
     mask = nodes[level, 4]
-    plane = nodes[level, 1] * nodes[level, 2]
-    row = offset + cell[0] * plane + cell[1] * nodes[level, 2] + cell[2]
-    dx = (x - cell[0]) * plane
-    dy = (y - cell[1]) * nodes[level, 2]
-    dz = z - cell[2]
-    rows = Rows(row, row + dz, row + dy, row + dy + dz, row + dx, row + dx + dz, row + dx + dy, row + dx + dy + dz)
-    if mask != 0:
-        rows = Rows(
-            hashed(cell[0], cell[1], cell[2], offset, mask),
-            hashed(cell[0], cell[1], z, offset, mask),
-            hashed(cell[0], y, cell[2], offset, mask),
-            hashed(cell[0], y, z, offset, mask),
-            hashed(x, cell[1], cell[2], offset, mask),
-            hashed(x, cell[1], z, offset, mask),
-            hashed(x, y, cell[2], offset, mask),
-            hashed(x, y, z, offset, mask),
-        )
-    return rows
+    along_x = wp.where(mask == 0, wp.uint32(nodes[level, 1] * nodes[level, 2]), wp.uint32(1))
+    along_y = wp.where(mask == 0, wp.uint32(nodes[level, 2]), HASH_Y)
+    along_z = wp.where(mask == 0, wp.uint32(1), HASH_Z)
+    x0 = along_x * wp.uint32(cell[0])
+    y0 = along_y * wp.uint32(cell[1])
+    z0 = along_z * wp.uint32(cell[2])
+    x1 = along_x * wp.uint32(wp.min(cell[0] + 1, nodes[level, 0] - 1))
+    y1 = along_y * wp.uint32(wp.min(cell[1] + 1, nodes[level, 1] - 1))
+    z1 = along_z * wp.uint32(wp.min(cell[2] + 1, nodes[level, 2] - 1))
+    return Rows(
+        row_at(x0, y0, z0, offset, mask),
+        row_at(x0, y0, z1, offset, mask),
+        row_at(x0, y1, z0, offset, mask),
+        row_at(x0, y1, z1, offset, mask),
+        row_at(x1, y0, z0, offset, mask),
+        row_at(x1, y0, z1, offset, mask),
+        row_at(x1, y1, z0, offset, mask),
+        row_at(x1, y1, z1, offset, mask),
+    )
+
+
+@wp.func
+def cell_rates(table: wp.array2d[Any], rows: Rows, c: int, t: Any):
+    """Value at cell position ``t``, its derivatives along x, y, z, and the mixed ones xy, xz, yz; pure ones vanish.
+
+    Edges along z first, then faces across y, then x: each of the derivatives is a difference on the way to the value.
+    """
+    low = table[rows[0], c]
+    z00 = table[rows[1], c] - low
+    low += t[2] * z00
+    high = table[rows[2], c]
+    z01 = table[rows[3], c] - high
+    high += t[2] * z01
+    y0 = high - low
+    z0 = z00 + t[1] * (z01 - z00)
+    value0 = low + t[1] * y0
+    low = table[rows[4], c]
+    z10 = table[rows[5], c] - low
+    low += t[2] * z10
+    high = table[rows[6], c]
+    z11 = table[rows[7], c] - high
+    high += t[2] * z11
+    y1 = high - low
+    z1 = z10 + t[1] * (z11 - z10)
+    x = low + t[1] * y1 - value0
+    xy = y1 - y0
+    xz = z1 - z0
+    yz = z01 - z00
+    yz += t[0] * (z11 - z10 - yz)
+    return value0 + t[0] * x, x, y0 + t[0] * xy, z0 + t[0] * xz, xy, xz, yz
 
 
 @wp.func
@@ -142,6 +158,7 @@ def lane_sum(lane: Any):
 @wp.kernel
 def interpolate_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     table: wp.array2d[Any],  # [T, C / lane] lanes
     nodes: wp.array2d[int],  # [L, 5]
@@ -152,24 +169,23 @@ def interpolate_kernel(
     values: wp.array2d[Any],  # [P, L * C / lane] lanes
 ):
     """Gather the eight corners of the point's cell."""
-    level, p = wp.tid()
-    p += first
+    level, r = wp.tid()
+    r += first
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
-        rows = corner_rows(cell, nodes, level)
-        shares = weight * corner_weights(t)
-        count = table.shape[1]
-        for c in range(count):
-            total = table.dtype()
-            for corner in range(8):
-                total += shares[corner] * table[rows[corner], c]
-            values[p, level * count + c] = total
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
+            rows = corner_rows(cell, nodes, level)
+            count = table.shape[1]
+            for c in range(count):
+                value, _x, _y, _z, _xy, _xz, _yz = cell_rates(table, rows, c, t)
+                values[p, level * count + c] = weight * value
 
 
 @wp.kernel
 def interpolate_jacobian_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     table: wp.array2d[Any],  # [T, C / lane] lanes
     nodes: wp.array2d[int],  # [L, 5]
@@ -181,36 +197,27 @@ def interpolate_jacobian_kernel(
     jacobian: wp.array3d[Any],  # [P, 3, L * C / lane] lanes
 ):
     """Gather the eight corners with their shares and the slopes of these."""
-    level, p = wp.tid()
-    p += first
+    level, r = wp.tid()
+    r += first
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
-        rows = corner_rows(cell, nodes, level)
-        shares = weight * corner_weights(t)
-        reach *= weight
-        count = table.shape[1]
-        for c in range(count):
-            total = table.dtype()
-            along_x = table.dtype()
-            along_y = table.dtype()
-            along_z = table.dtype()
-            for corner in range(8):
-                row = table[rows[corner], c]
-                slope = wp.cw_mul(reach, corner_slope(corner, t))
-                total += shares[corner] * row
-                along_x += slope[0] * row
-                along_y += slope[1] * row
-                along_z += slope[2] * row
-            values[p, level * count + c] = total
-            jacobian[p, 0, level * count + c] = along_x
-            jacobian[p, 1, level * count + c] = along_y
-            jacobian[p, 2, level * count + c] = along_z
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+            rows = corner_rows(cell, nodes, level)
+            reach *= weight
+            count = table.shape[1]
+            for c in range(count):
+                value, along_x, along_y, along_z, _xy, _xz, _yz = cell_rates(table, rows, c, t)
+                values[p, level * count + c] = weight * value
+                jacobian[p, 0, level * count + c] = reach[0] * along_x
+                jacobian[p, 1, level * count + c] = reach[1] * along_y
+                jacobian[p, 2, level * count + c] = reach[2] * along_z
 
 
 @wp.kernel
 def slope_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     table: wp.array2d[Any],  # [T, C / lane] lanes
     grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
@@ -222,37 +229,31 @@ def slope_kernel(
     grad_points: wp.array[Any],  # [P] vec3
 ):
     """Contract the values' gradient with the slopes of the interpolation."""
-    level, p = wp.tid()
-    p += first
+    level, r = wp.tid()
+    r += first
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
-        rows = corner_rows(cell, nodes, level)
-        count = table.shape[1]
-        total_x = table.dtype()
-        total_y = table.dtype()
-        total_z = table.dtype()
-        for c in range(count):
-            along_x = table.dtype()
-            along_y = table.dtype()
-            along_z = table.dtype()
-            for corner in range(8):
-                row = table[rows[corner], c]
-                slope = corner_slope(corner, t)
-                along_x += slope[0] * row
-                along_y += slope[1] * row
-                along_z += slope[2] * row
-            grad = grad_values[p, level * count + c]
-            total_x += wp.cw_mul(grad, along_x)
-            total_y += wp.cw_mul(grad, along_y)
-            total_z += wp.cw_mul(grad, along_z)
-        total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
-        wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+            rows = corner_rows(cell, nodes, level)
+            count = table.shape[1]
+            total_x = table.dtype()
+            total_y = table.dtype()
+            total_z = table.dtype()
+            for c in range(count):
+                _value, along_x, along_y, along_z, _xy, _xz, _yz = cell_rates(table, rows, c, t)
+                grad = grad_values[p, level * count + c]
+                total_x += wp.cw_mul(grad, along_x)
+                total_y += wp.cw_mul(grad, along_y)
+                total_z += wp.cw_mul(grad, along_z)
+            total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
+            wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
 
 
 @wp.kernel
 def jacobian_slope_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     table: wp.array2d[Any],  # [T, C / lane] lanes
     grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
@@ -265,48 +266,35 @@ def jacobian_slope_kernel(
     grad_points: wp.array[Any],  # [P] vec3
 ):
     """Contract the gradients of values and Jacobian with slopes and mixed second derivatives."""
-    level, p = wp.tid()
-    p += first
+    level, r = wp.tid()
+    r += first
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
-        rows = corner_rows(cell, nodes, level)
-        count = table.shape[1]
-        total_x = table.dtype()
-        total_y = table.dtype()
-        total_z = table.dtype()
-        for c in range(count):
-            along_x = table.dtype()
-            along_y = table.dtype()
-            along_z = table.dtype()
-            along_xy = table.dtype()
-            along_xz = table.dtype()
-            along_yz = table.dtype()
-            for corner in range(8):
-                row = table[rows[corner], c]
-                slope = corner_slope(corner, t)
-                twist = corner_twist(corner, t)
-                along_x += slope[0] * row
-                along_y += slope[1] * row
-                along_z += slope[2] * row
-                along_xy += twist[0] * row
-                along_xz += twist[1] * row
-                along_yz += twist[2] * row
-            k = level * count + c
-            grad = grad_values[p, k]
-            grad_x = reach[0] * grad_jacobian[p, 0, k]
-            grad_y = reach[1] * grad_jacobian[p, 1, k]
-            grad_z = reach[2] * grad_jacobian[p, 2, k]
-            total_x += wp.cw_mul(grad, along_x) + wp.cw_mul(grad_y, along_xy) + wp.cw_mul(grad_z, along_xz)
-            total_y += wp.cw_mul(grad, along_y) + wp.cw_mul(grad_x, along_xy) + wp.cw_mul(grad_z, along_yz)
-            total_z += wp.cw_mul(grad, along_z) + wp.cw_mul(grad_x, along_xz) + wp.cw_mul(grad_y, along_yz)
-        total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
-        wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
+            rows = corner_rows(cell, nodes, level)
+            count = table.shape[1]
+            total_x = table.dtype()
+            total_y = table.dtype()
+            total_z = table.dtype()
+            for c in range(count):
+                _value, along_x, along_y, along_z, along_xy, along_xz, along_yz = cell_rates(table, rows, c, t)
+                k = level * count + c
+                grad = grad_values[p, k]
+                grad_x = reach[0] * grad_jacobian[p, 0, k]
+                grad_y = reach[1] * grad_jacobian[p, 1, k]
+                grad_z = reach[2] * grad_jacobian[p, 2, k]
+                total_x += wp.cw_mul(grad, along_x) + wp.cw_mul(grad_y, along_xy) + wp.cw_mul(grad_z, along_xz)
+                total_y += wp.cw_mul(grad, along_y) + wp.cw_mul(grad_x, along_xy) + wp.cw_mul(grad_z, along_yz)
+                total_z += wp.cw_mul(grad, along_z) + wp.cw_mul(grad_x, along_xz) + wp.cw_mul(grad_y, along_yz)
+            total = type(reach)(lane_sum(total_x), lane_sum(total_y), lane_sum(total_z))
+            wp.atomic_add(grad_points, p, weight * wp.cw_mul(total, reach))
 
 
 @wp.kernel
 def scatter_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
     shares: wp.array2d[int],  # [S, 3]: level, first row and end of the rows it adds to
@@ -318,26 +306,28 @@ def scatter_kernel(
     grad_table: wp.array2d[Any],  # [T, C / lane] lanes
 ):
     """Spread the values' gradient over the eight corners; a point that is NaN has none."""
-    share, p = wp.tid()
+    share, r = wp.tid()
     share += first
     level = shares[share, 0]
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
-        if t == t:
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, _reach = locate(points[p], origin[level], scale[level], nodes, level)
             rows = corner_rows(cell, nodes, level)
-            parts = weight * corner_weights(t)
-            count = grad_table.shape[1]
-            for c in range(count):
-                grad = grad_values[p, level * count + c]
-                for corner in range(8):
-                    if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
-                        wp.atomic_add(grad_table, rows[corner], c, parts[corner] * grad)
+            if t == t and wp.max(rows) >= shares[share, 1] and wp.min(rows) < shares[share, 2]:
+                parts = weight * corner_weights(t)
+                count = grad_table.shape[1]
+                for c in range(count):
+                    grad = grad_values[p, level * count + c]
+                    for corner in range(8):
+                        if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
+                            wp.atomic_add(grad_table, rows[corner], c, parts[corner] * grad)
 
 
 @wp.kernel
 def jacobian_scatter_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array[Any],  # [P] vec3
     grad_values: wp.array2d[Any],  # [P, L * C / lane] lanes
     grad_jacobian: wp.array3d[Any],  # [P, 3, L * C / lane] lanes
@@ -350,25 +340,26 @@ def jacobian_scatter_kernel(
     grad_table: wp.array2d[Any],  # [T, C / lane] lanes
 ):
     """Spread the gradients of values and Jacobian over the eight corners; a point that is NaN has none."""
-    share, p = wp.tid()
+    share, r = wp.tid()
     share += first
     level = shares[share, 0]
     weight = weights[level]
     if weight != type(weight)(0.0):
-        cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
-        if t == t:
+        for p in range(r * run, wp.min((r + 1) * run, points.shape[0])):
+            cell, t, reach = locate(points[p], origin[level], scale[level], nodes, level)
             rows = corner_rows(cell, nodes, level)
-            parts = weight * corner_weights(t)
-            reach *= weight
-            count = grad_table.shape[1]
-            for c in range(count):
-                k = level * count + c
-                grad = grad_values[p, k]
-                grad_x = reach[0] * grad_jacobian[p, 0, k]
-                grad_y = reach[1] * grad_jacobian[p, 1, k]
-                grad_z = reach[2] * grad_jacobian[p, 2, k]
-                for corner in range(8):
-                    if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
-                        slope = corner_slope(corner, t)
-                        total = parts[corner] * grad + slope[0] * grad_x + slope[1] * grad_y + slope[2] * grad_z
-                        wp.atomic_add(grad_table, rows[corner], c, total)
+            if t == t and wp.max(rows) >= shares[share, 1] and wp.min(rows) < shares[share, 2]:
+                parts = weight * corner_weights(t)
+                reach *= weight
+                count = grad_table.shape[1]
+                for c in range(count):
+                    k = level * count + c
+                    grad = grad_values[p, k]
+                    grad_x = reach[0] * grad_jacobian[p, 0, k]
+                    grad_y = reach[1] * grad_jacobian[p, 1, k]
+                    grad_z = reach[2] * grad_jacobian[p, 2, k]
+                    for corner in range(8):
+                        if rows[corner] >= shares[share, 1] and rows[corner] < shares[share, 2]:
+                            slope = corner_slope(corner, t)
+                            total = parts[corner] * grad + slope[0] * grad_x + slope[1] * grad_y + slope[2] * grad_z
+                            wp.atomic_add(grad_table, rows[corner], c, total)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import warp as wp
 
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, launch_split, scalars
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, cleared, launch, launch_split, scalars
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -29,6 +29,16 @@ def square_columns_kernel(
     i, j = wp.tid()
     j += first
     squares[i, j] = values[i, j] * values[i, j]
+
+
+@wp.kernel(enable_backward=False, module="unique")
+def double_kernel(
+    values: wp.array2d[wp.float32],  # [M, N]
+    # outputs
+    doubles: wp.array2d[wp.float32],  # [M, N]
+):
+    i, j = wp.tid()
+    doubles[i, j] = 2.0 * values[i, j]
 
 
 @pytest.fixture
@@ -61,3 +71,24 @@ def test_a_failure_in_any_thread_is_raised(threads):
     values = torch.rand(2 * SPLIT_GRAIN, 3)
     with pytest.raises(Exception, match="squares"):
         launch_split(square_rows_kernel, values, tuple(values.shape), [scalars(values)], [3.0])
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(4, 3, dtype=torch.float64), torch.ones(4)], ids=["dtype", "dimensions"])
+def test_a_view_of_another_type_is_refused_whatever_was_launched_before(device, wrong):
+    values, doubles = torch.ones(4, 3, device=device), torch.zeros(4, 3, device=device)
+    launch(double_kernel, values, (4, 3), [scalars(values)], [scalars(doubles)])
+    assert torch.equal(doubles, 2 * values)
+    with pytest.raises(RuntimeError, match="values"):
+        launch(double_kernel, values, (4, 3), [scalars(wrong.to(device))], [scalars(doubles)])
+
+
+def test_a_view_keeps_strides(device):
+    values, doubles = torch.rand(3, 4, device=device).T, torch.zeros(4, 3, device=device)
+    launch(double_kernel, values, (4, 3), [scalars(values)], [scalars(doubles)])
+    assert torch.equal(doubles, 2 * values)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 3)])
+def test_cleared_memory_is_zero(device, shape):
+    zeros = cleared(torch.ones(1, device=device), *shape, dtype=torch.int64)
+    assert torch.equal(zeros, torch.zeros(shape, dtype=torch.int64, device=device))

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from selfrecon_warp.kernels import intersection
 from selfrecon_warp.kernels.interop import SPLIT_GRAIN
-from selfrecon_warp.kernels.intersection import implicit_gradient, inverse_3x3, ray_step, singular_values_3x3
+from selfrecon_warp.kernels.intersection import implicit_gradient, ray_step
 from selfrecon_warp.kernels.reference import intersection as reference
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 
 LIMITS = {"distance_tolerance": 0.02, "angle_tolerance": 0.02, "max_step": 0.05}
 FORMS = ["inverse", "least_squares"]
@@ -38,97 +39,13 @@ def make_rays(device, dtype=torch.float64, rays=23, exact=False):
 
 def step_inputs(device, **options):
     points, value, gradient, posed, jacobian, directions, centre = make_rays(device, **options)
-    inverse, regular = reference.inverse_3x3(jacobian)
+    inverse, regular = inverse_3x3(jacobian)
     return points, value, gradient, posed, directions, centre, inverse, regular
 
 
 def differentiable(inputs):
     """The inputs of ``implicit_gradient`` that carry one."""
     return [inputs[i].requires_grad_() for i in (1, 3, 5, 6)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inverse_matches_reference(device, dtype):
-    matrices = random(2, 50, 3, 3, dtype=dtype).to(device)
-    matrices[0, :3] = 0.0
-    matrices.requires_grad_()
-    results = []
-    for module in (intersection, reference):
-        inverse, regular = module.inverse_3x3(matrices)
-        results.append((inverse, regular, *torch.autograd.grad(inverse.sin().sum(), matrices)))
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-    inverse, regular, gradient = results[0]
-    torch.testing.assert_close(inverse[regular], torch.linalg.inv(matrices[regular]), rtol=1e-3, atol=1e-4)
-    assert not regular[0, :3].any()
-    assert not inverse[0, :3].any()
-    assert not gradient[0, :3].any()
-
-
-def test_threshold_tells_singular_from_regular(device):
-    matrices = torch.diag_embed(torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]], device=device))
-    assert inverse_3x3(matrices)[1].tolist() == [True, True]
-    assert inverse_3x3(matrices, threshold=5e-3)[1].tolist() == [False, True]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_singular_values_match_torch(device, dtype):
-    matrices = torch.cat([random(40, 3, 3, dtype=dtype), random(20, 3, 1, seed=1, dtype=dtype) * torch.ones(1, 3)])
-    matrices[:4] *= 1e-25 if dtype == torch.float32 else 1e-200
-    matrices[4:8] *= 1e25 if dtype == torch.float32 else 1e200
-    matrices = matrices.to(device)
-    values, expected = singular_values_3x3(matrices), torch.linalg.svdvals(matrices)
-    largest = expected[:, :1]
-    torch.testing.assert_close(values / largest, expected / largest, rtol=1e-5, atol=1e-6)
-
-
-def test_singular_value_gradients_match_torch(device):
-    matrices = random(2, 30, 3, 3).to(device).requires_grad_()
-    weights = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64, device=device)
-    gradients = [
-        torch.autograd.grad((op(matrices).square() * weights).sum(), matrices)
-        for op in (singular_values_3x3, reference.singular_values_3x3)
-    ]
-    torch.testing.assert_close(*gradients)
-    assert torch.autograd.gradcheck(singular_values_3x3, matrices[0, :3].detach().requires_grad_())
-
-
-def repeated(device):
-    """Matrices whose singular values repeat: the identity, a rotation, a reflection, and two equal values."""
-    turns = torch.linalg.qr(random(2, 3, 3)).Q
-    stretch = torch.diag(torch.tensor([1.5, 1.5, 0.7], dtype=torch.float64))
-    identity = torch.eye(3, dtype=torch.float64)
-    matrices = torch.stack([identity, turns[0], -turns[1], 2.0 * identity, turns[0] @ stretch @ turns[1]])
-    return matrices.to(device).requires_grad_()
-
-
-@pytest.mark.parametrize(
-    ("of_values", "of_matrix"),
-    [
-        (lambda s: s.square().sum(-1), lambda m: m.square().sum((-1, -2))),
-        (lambda s: s.prod(-1), lambda m: torch.linalg.det(m).abs()),
-        (lambda s: s.pow(4).sum(-1), lambda m: (m.mT @ m).square().sum((-1, -2))),
-        (lambda s: s.log().sum(-1), lambda m: torch.linalg.slogdet(m).logabsdet),
-    ],
-)
-def test_symmetric_functions_have_their_exact_gradient_where_values_repeat(device, of_values, of_matrix):
-    matrices = repeated(device)
-    gradients = [
-        torch.autograd.grad(function.sum(), matrices)
-        for function in (of_values(singular_values_3x3(matrices)), of_matrix(matrices))
-    ]
-    torch.testing.assert_close(*gradients)
-
-
-def test_symmetric_functions_pass_gradcheck_where_values_repeat(device):
-    assert torch.autograd.gradcheck(lambda m: (singular_values_3x3(m).log() - 0.3).square().sum(-1), repeated(device))
-
-
-def test_a_zero_singular_value_counts_as_constant(device):
-    matrices = torch.diag(torch.tensor([2.0, 1.0, 0.0])).to(device).requires_grad_()
-    (gradient,) = torch.autograd.grad(singular_values_3x3(matrices).sum(), matrices)
-    torch.testing.assert_close(gradient, torch.diag(torch.tensor([1.0, 1.0, 0.0])).to(device))
-    (gradient,) = torch.autograd.grad(singular_values_3x3(0.0 * matrices).sum(), matrices)
-    assert not gradient.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -187,9 +104,6 @@ def test_both_forms_agree_on_points_that_lie_on_their_rays(device):
 
 
 def test_gradcheck(device):
-    matrices = random(3, 3, 3).to(device).requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: inverse_3x3(m)[0], matrices)
-    assert torch.autograd.gradgradcheck(lambda m: inverse_3x3(m)[0], matrices)
     points, value, gradient, posed, jacobian, directions, centre = make_rays(device)
     for form in FORMS:  # the points answer to changes, so their derivative is tested along a linear system
         values, poses, aims, origin = differentiable([points, value, gradient, posed, jacobian, directions, centre])
@@ -225,24 +139,8 @@ def test_values_that_are_not_finite_spoil_their_own_ray_only(device):
         assert all(x.isfinite().all() for x in gradients)
         assert not any(x[0, 4:6].any() for x in gradients[:3])
 
-    matrices = random(3, 3, 3).to(device)
-    matrices[1, 2, 2] = math.nan
-    inverse, regular = inverse_3x3(matrices)
-    assert regular.tolist() == [True, False, True]
-    assert inverse.isfinite().all()
-    values = singular_values_3x3(matrices)
-    assert values.isnan().all(-1).tolist() == [False, True, False]
-
 
 def test_empty_input(device):
-    empty = torch.zeros(2, 0, 3, 3, device=device, requires_grad=True)
-    inverse, regular = inverse_3x3(empty)
-    values = singular_values_3x3(empty)
-    assert inverse.shape == (2, 0, 3, 3)
-    assert regular.shape == (2, 0)
-    assert values.shape == (2, 0, 3)
-    (inverse.sum() + values.sum()).backward()
-    assert empty.grad.shape == empty.shape
     stepped = ray_step(*step_inputs(device, rays=0), **LIMITS)
     assert stepped.points.shape == (2, 0, 3)
     assert stepped.converged.shape == (2, 0)
@@ -264,44 +162,24 @@ def test_strided_input(device):
         torch.testing.assert_close(
             implicit_gradient(*map(strided, inputs), form=form), implicit_gradient(*inputs, form=form)
         )
-    matrices = random(4, 3, 3).to(device)
-    torch.testing.assert_close(inverse_3x3(matrices.mT)[0], inverse_3x3(matrices)[0].mT)
-    torch.testing.assert_close(singular_values_3x3(matrices.mT), singular_values_3x3(matrices))
 
 
 def test_two_backwards_through_one_graph(device):
     inputs = make_rays(device)
     wanted = differentiable(inputs)
-    matrices = random(4, 3, 3).to(device).requires_grad_()
-    for result, sources in (
-        (implicit_gradient(*inputs)[0], wanted),
-        (inverse_3x3(matrices)[0], matrices),
-        (singular_values_3x3(matrices), matrices),
-    ):
-        first = torch.autograd.grad(result.sum(), sources, retain_graph=True)
-        torch.testing.assert_close(torch.autograd.grad(result.sum(), sources), first)
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    points = implicit_gradient(*inputs)[0].sum()
+    first = torch.autograd.grad(points, wanted, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(points, wanted), first)
 
 
 def test_threads_do_not_change_the_result(threads):
     inputs = make_rays("cpu", rays=SPLIT_GRAIN + 7)
     wanted = differentiable(inputs)
-    matrices = inputs[4].clone().requires_grad_()
     results = []
     for count in (1, 2):
         threads(count)
-        inverse, regular = inverse_3x3(matrices)
-        values = singular_values_3x3(matrices)
-        found = [inverse, values, *torch.autograd.grad(inverse.sin().sum() + values.sin().sum(), matrices)]
-        points, value, gradient, posed, _, directions, centre = (x.detach() for x in inputs)
-        found += ray_step(points, value, gradient, posed, directions, centre, inverse.detach(), regular, **LIMITS)
+        points, value, gradient, posed, jacobian, directions, centre = (x.detach() for x in inputs)
+        found = [*ray_step(points, value, gradient, posed, directions, centre, *inverse_3x3(jacobian), **LIMITS)]
         for form in FORMS:
             moved, regular = implicit_gradient(*inputs, form=form)
             found += [moved, regular, *torch.autograd.grad(moved.sin().sum(), wanted)]
@@ -312,8 +190,6 @@ def test_threads_do_not_change_the_result(threads):
 def test_names_the_mismatched_argument(device):
     step, rays = step_inputs(device), make_rays(device)
     for call, message in (
-        (lambda: inverse_3x3(step[0]), r"matrices must have shape \[..., 3, 3\], got \[2, 23, 3\]"),
-        (lambda: singular_values_3x3(torch.eye(3, device=device).int()), "matrices must be float32 or float64"),
         (lambda: ray_step(step[0], step[1][:1], *step[2:], **LIMITS), r"value must have shape \[B=2, R=23\]"),
         (
             lambda: ray_step(*step[:-1], step[-1].int(), **LIMITS),

@@ -201,14 +201,6 @@ def test_threads_do_not_change_the_result(threads):
         assert torch.equal(alone, shared)
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("empty", ["points", "frames"])
 def test_empty_input(device, empty):
     canonical, volume, bones = make_inputs(device, torch.float32)

@@ -9,14 +9,6 @@ from selfrecon_warp.kernels.reference import point_mesh as reference
 DISTANCES = ["point_mesh_distance", "mesh_point_distance"]
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def make_inputs(device, dtype, lead=(), points=90, subdivisions=2):
     """Points in and around a wobbly ball."""
     mesh = trimesh.creation.icosphere(subdivisions=subdivisions)

@@ -8,14 +8,6 @@ from selfrecon_warp.kernels.reference import rasterize as reference
 HEIGHT, WIDTH = 13, 19
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def make_inputs(device, dtype, seed=0, faces=8):
     """Two frames of overlapping random triangles, some reaching outside the picture."""
     generator = torch.Generator().manual_seed(seed)

@@ -15,14 +15,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def make_inputs(device, dtype, seed=0, faces=16, size=8.0):
     """Two frames of overlapping random triangles, some reaching outside the picture."""
     generator = torch.Generator().manual_seed(seed)

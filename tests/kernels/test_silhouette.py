@@ -18,14 +18,6 @@ SOFT = [
 SOFT_NAMES = ["blended nearest", "blended all", "splatted"]
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def balls(device, dtype, subdivisions=2):
     """Two frames of two overlapping balls, faces about as large as a pixel, one ball reaching outside the picture."""
     mesh = trimesh.creation.icosphere(subdivisions=subdivisions)

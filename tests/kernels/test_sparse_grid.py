@@ -50,14 +50,6 @@ def plate(points):
 SHAPES = [sphere, thin_arm, two_pieces, torus, wavy]
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("resolution", SIZES)
 def test_finds_exactly_the_cells_of_a_dense_evaluation(device, shape, resolution):

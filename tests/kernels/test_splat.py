@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrecon_warp.kernels import splat
+from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
 from selfrecon_warp.kernels.point_tiles import tile_lists
 from selfrecon_warp.kernels.reference import splat as reference
-from selfrecon_warp.kernels.splat import composite_alpha, composite_weighted, splat_lists, splat_points
+from selfrecon_warp.kernels.splat import splat_lists, splat_points
 
 H, W, K = 13, 17, 4
 
@@ -28,15 +29,6 @@ def make_radius(kind, points):
     if kind == "one":
         return 2.3
     return torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=points.dtype).to(points.device) * 4
-
-
-def make_blend(device, dtype=torch.float32, shared=True, channels=3):
-    """Alphas with zeros and ones among them, indices with gaps, features."""
-    generator = torch.Generator().manual_seed(2)
-    alphas = (torch.rand(2, 3, 4, K, generator=generator, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
-    index = torch.randint(-1, 6, alphas.shape, generator=generator, dtype=torch.int32)
-    features = torch.randn(*(() if shared else (2,)), 6, channels, generator=generator, dtype=dtype)
-    return alphas.to(device).requires_grad_(), index.to(device), features.to(device).requires_grad_()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -66,23 +58,13 @@ def test_tile_lists_hold_every_pixels_points_in_order_whatever_the_chunks(device
 
 def test_threads_do_not_change_the_result(threads):
     points = make_points("cpu", points=600, size=(600, 600)).detach()
-    alphas = torch.rand(2, 600, 600, 2, requires_grad=True)
     results = []
     for count in (1, 2):
         threads(count)
         drawn = splat_points(points, 5.0, 600, 600, 2)
         lists = splat_lists(points, 5.0, 600, 600, 2)
-        blend = composite_alpha(alphas, drawn.point_index, points[0])
-        results.append((*drawn, *lists, blend, *torch.autograd.grad(blend.square().sum(), alphas)))
+        results.append((*drawn, *lists))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads and restores it."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def test_both_forms_hold_the_same(device):
@@ -98,30 +80,6 @@ def test_both_forms_hold_the_same(device):
         torch.testing.assert_close(blend(alphas, lists.point_index, features, lists.ends), expected)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("name", ["composite_alpha", "composite_weighted"])
-def test_compositing_matches_reference(device, name, shared):
-    alphas, index, features = make_blend(device, torch.float64, shared)
-    results = []
-    for module in (splat, reference):
-        blend = getattr(module, name)(alphas, index, features)
-        results.append((blend, *torch.autograd.grad(blend.sin().sum(), (alphas, features))))
-    torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("name", ["composite_alpha", "composite_weighted"])
-def test_compositing_lists_matches_reference(device, name):
-    points = make_points(device, torch.float64)
-    lists = splat_lists(points, 2.5, H, W, K)
-    alphas = (1 - lists.distance / 2.5**2).detach().requires_grad_()
-    features = points.detach().requires_grad_()
-    results = []
-    for module in (splat, reference):
-        blend = getattr(module, name)(alphas, lists.point_index, features, lists.ends)
-        results.append((blend, *torch.autograd.grad(blend.sin().sum(), (alphas, features))))
-    torch.testing.assert_close(*results)
-
-
 def test_gradcheck(device):
     points = make_points(device, torch.float64, points=6, size=(6, 5))
 
@@ -130,9 +88,6 @@ def test_gradcheck(device):
 
     assert torch.autograd.gradcheck(lambda x: drawn(splat_points, x), points)
     assert torch.autograd.gradcheck(lambda x: drawn(splat_lists, x), points)
-    alphas, index, features = make_blend(device, torch.float64)
-    for blend in (composite_alpha, composite_weighted):
-        assert torch.autograd.gradcheck(lambda a, f, blend=blend: blend(a, index, f), (alphas, features))
 
 
 def test_gradient_of_depth_alone_and_of_distance_alone(device):
@@ -161,16 +116,6 @@ def test_equal_depths_go_to_the_lower_index_and_the_farthest_is_dropped(device):
     points = torch.tensor([[[1.0, 1.0, 3.0], [1.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 2.0]]], device=device)
     assert splat_points(points, 0.5, 3, 3, 3).point_index[0, 1, 1].tolist() == [2, 1, 3]
     assert splat_lists(points, 0.5, 3, 3, 2).point_index.tolist() == [2, 1]
-
-
-def test_opaque_points_hide_what_is_behind_and_clear_ones_hide_nothing(device):
-    alphas = torch.tensor([1.0, 0.7, 0.5], device=device).view(1, 1, 1, 3)
-    index = torch.tensor([2, 0, 1], device=device).view(1, 1, 1, 3)
-    features = torch.eye(3, device=device)
-    assert composite_alpha(alphas, index, features).flatten().tolist() == [0.0, 0.0, 1.0]
-    torch.testing.assert_close(
-        composite_weighted(alphas, index, features).flatten(), torch.tensor([0.7, 0.5, 1.0], device=device)
-    )
 
 
 def test_points_that_cannot_be_drawn_are_skipped_and_spoil_nothing(device):
@@ -255,22 +200,8 @@ def test_empty_input(device, shape):
     assert (splats.point_index == -1).all()
     assert lists.ends.shape == (shape[0], H, W)
     assert len(lists.depth) == 0
-    features = points.new_zeros(shape[1], 2).requires_grad_()
-    blends = (
-        composite_alpha(splats.distance, splats.point_index, features),
-        composite_weighted(lists.distance, lists.point_index, features, lists.ends),
-    )
-    for blend in blends:
-        assert blend.shape == (shape[0], H, W, 2)
-        assert not blend.any()
-    (sum(x.sum() for x in blends) + splats.depth.sum() + lists.depth.sum()).backward()
+    (splats.depth.sum() + lists.depth.sum()).backward()
     assert not points.grad.any()
-    assert not features.grad.any()
-    assert composite_alpha(splats.distance[..., :0], splats.point_index[..., :0], features).shape[:3] == (
-        *shape[:1],
-        H,
-        W,
-    )
 
 
 def test_strided_input(device):
@@ -281,25 +212,18 @@ def test_strided_input(device):
     torch.testing.assert_close(
         splat_points(strided, radius.T.contiguous().T, H, W, K), splat_points(points, radius, H, W, K)
     )
-    alphas, index, features = make_blend(device, shared=False)
-    inputs = (alphas.transpose(0, 3).contiguous().transpose(0, 3), index.transpose(1, 2).contiguous().transpose(1, 2))
-    torch.testing.assert_close(
-        composite_alpha(*inputs, features.mT.contiguous().mT), composite_alpha(*inputs, features)
-    )
 
 
 def test_two_backwards_through_one_graph(device):
     points = make_points(device)
     lists = splat_lists(points, 2.0, H, W, K)
-    blend = composite_alpha(1 - lists.distance / 4, lists.point_index, points, lists.ends).sum()
-    first = torch.autograd.grad(blend, points, retain_graph=True)
-    torch.testing.assert_close(torch.autograd.grad(blend, points), first)
+    total = lists.distance.square().sum() + lists.depth.sum()
+    first = torch.autograd.grad(total, points, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(total, points), first)
 
 
 def test_names_the_mismatched_argument(device):
     points = make_points(device)
-    alphas, index, features = make_blend(device)
-    lists = splat_lists(points, 2.0, H, W, K)
     for call, message in (
         (
             lambda: splat_points(points[..., :2], 1.0, H, W),
@@ -315,16 +239,6 @@ def test_names_the_mismatched_argument(device):
         (lambda: splat_lists(points, 1.0, 0, W), "height must be at least 1, got 0"),
         (lambda: splat_lists(points, 1.0, H, W, 0), "points_per_pixel must be at least 1, got 0"),
         (lambda: splat_points(points, 1.0, 40_000, 40_000), "points_per_pixel must leave fewer than 2"),
-        (lambda: composite_alpha(alphas, index[:1], features), r"point_index must have shape \[B=2, "),
-        (lambda: composite_alpha(alphas, index.float(), features), "point_index must be int32 or int64"),
-        (
-            lambda: composite_alpha(alphas, index + 1, features),
-            "point_index must hold indices from -1 to 5, got 0 to 6",
-        ),
-        (lambda: composite_alpha(alphas, index, features.double()), "features must be torch.float32"),
-        (lambda: composite_weighted(alphas, index, features.expand(3, -1, -1)), r"features must have shape \[P, C\]"),
-        (lambda: composite_alpha(lists.depth, lists.point_index, points, lists.ends - 1), "ends must"),
-        (lambda: composite_alpha(lists.depth, lists.point_index, points[0], lists.ends[0]), r"ends must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
