@@ -97,6 +97,7 @@ class RegistrationConfig(Section):
     normal: float = Field(0.2, gt=0, description="difference of unit normals")
     normal_count: float = Field(150.0, ge=0, description="independent normal measurements a frame counts as")
     colour: float = Field(0.05, gt=0, description="difference of band-passed colours in [0, 1]")
+    colour_points: int = Field(4000, ge=1, description="points of the surface whose colours are compared")
     colour_count: float = Field(150.0, ge=0, description="independent colour measurements a frame counts as")
     acceleration_m: float = Field(
         0.004, gt=0, description="second difference of bone markers, at 3 degrees of turn a frame [m]"
@@ -105,6 +106,10 @@ class RegistrationConfig(Section):
     trans_m: float = Field(0.03, gt=0, description="distance of translations to the given ones [m]")
     shape: float = Field(0.3, gt=0, description="distance of shape coefficients to the given ones")
     joint_m: float = Field(0.003, gt=0, description="distance of rest joints to the body model's [m]")
+    bump_spacing: float | None = Field(
+        0.05, gt=0, description="distance of the bumps that shape the surface beside the poses [m]; null for none"
+    )
+    bump_m: float = Field(0.05, gt=0, description="height of a bump in one sweep [m]")
     samples: int = Field(500, ge=1, description="pixels a frame for normals and colours")
 
 
@@ -212,6 +217,16 @@ class MethodConfig(Section):
     temporal_kept: int = Field(10, ge=1, description="slow cosines of a window the temporal term leaves free")
     temporal_translation: bool = Field(True, description="smooth translations too; the paper smooths poses alone")
     weighted_normals: bool = Field(True, description="trust observed normals by the squared cosine to the viewer")
+    lean: bool = Field(
+        False, description="the same losses from fewer evaluations: lean_vertices and lean_points of those they ask for"
+    )
+    lean_vertices: int = Field(
+        16384, ge=1, description="explicit vertices, at most, that a lean iteration lets silhouettes move and pulls"
+    )
+    lean_points: int = Field(
+        4096, ge=1, description="points of a lean iteration's consistency, eikonal and rigidity terms"
+    )
+    tf32: bool = Field(False, description="on a GPU, multiply matrices in TF32 except where rays are solved")
     deferred_switch: bool = Field(
         False, description="a stage's losses, radius and lattice wait for the next extraction, as in the paper"
     )

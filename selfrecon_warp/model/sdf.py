@@ -161,6 +161,10 @@ class GridSdf(CanonicalSdf):
         """Replace the initial shape: signed distances [m] at voxel centres of the box, ``[X, Y, Z]``."""
         self.base = values[..., None].to(self.lower)
 
+    def raise_base(self, heights: Tensor) -> None:
+        """Move the surface outward by heights [m] at voxel centres of the box, ``[X, Y, Z]``."""
+        self.base = self.base - heights[..., None].to(self.base)
+
     def forward(self, points: Tensor) -> Tensor:
         """See the interface."""
         features = encode_grid(self._unit(points), self.table, self.layout)

@@ -7,13 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.contour import MeshEdges, contour_edges, mesh_edges, nearest_contour
+from selfrecon_warp.kernels.contour import MeshEdges, mesh_edges
 from selfrecon_warp.surface.mesh import Smoothing
-from selfrecon_warp.train.losses import geman_mcclure
-from selfrecon_warp.train.observations import Observations, sample_image_with_gradient
-
-MATCH_RADIUS_PX = 20.0
-MATCH_COSINE = 0.5
 
 
 @dataclass
@@ -72,52 +67,3 @@ class ExplicitMesh:
         second = self.scale / (1.0 - 0.99**self.steps)
         self.vertices -= learning_rate * first / (second.sqrt() + 1e-12)
         self.vertices.grad = None
-
-
-def loss_contour(
-    vertices_pixel: Tensor,
-    mesh: ExplicitMesh,
-    face_index: Tensor,
-    observations: Observations,
-    frames: Tensor,
-    scale_px: float,
-) -> tuple[Tensor, Tensor]:
-    """Distance between the mesh's silhouette edges and the masks' contours, both ways.
-
-    Edges look their midpoint up in the mask's signed distance; contour points are matched to the nearest edge of
-    similar direction and measured along the contour's normal. Nothing is rendered softly, and every silhouette pixel
-    counts once.
-
-    Args:
-        vertices_pixel: (u, v, z), ``[B, V, 3]``.
-        mesh: The mesh whose vertices those are.
-        face_index: Visible faces, ``[B, H, W]``.
-        observations: The capture.
-        frames: Frame of each row, ``[B]``.
-        scale_px: Geman-McClure scale [px].
-
-    Returns:
-        The loss and, without gradient, the mean absolute distance of the edges [px].
-    """
-    row, _, pair = contour_edges(vertices_pixel, mesh.faces, mesh.edges, face_index)
-    if len(row) == 0:
-        return vertices_pixel.sum() * 0.0, vertices_pixel.new_zeros(())
-    ends = torch.stack([vertices_pixel[row, pair[:, 0], :2], vertices_pixel[row, pair[:, 1], :2]], 1)
-    midpoints = ends.mean(1)
-    lengths = (ends[:, 0] - ends[:, 1]).detach().norm(dim=-1)
-    fixed = midpoints.detach()
-    distance, slope = sample_image_with_gradient(observations.distance[..., None], frames[row], fixed)
-    own = distance[:, 0] + (slope[:, 0] * (midpoints - fixed)).sum(-1)
-    loss_edges = (lengths * geman_mcclure(own, scale_px)).sum() / lengths.sum().clamp_min(1e-6)
-
-    starts, ends_ = observations.contour_start[frames], observations.contour_start[frames + 1]
-    index = torch.cat([torch.arange(int(a), int(b), device=row.device) for a, b in zip(starts, ends_, strict=True)])
-    owner = torch.repeat_interleave(torch.arange(len(frames), device=row.device), ends_ - starts)
-    targets, outward = observations.contour_pixels[index], observations.contour_normals[index]
-    direction = torch.nn.functional.normalize(slope[:, 0], dim=-1)
-    match = nearest_contour(targets, owner, outward, fixed, row, direction, MATCH_RADIUS_PX, MATCH_COSINE)
-    matched = match >= 0
-    gap = ((midpoints[match[matched]] - targets[matched]) * outward[matched]).sum(-1)
-    loss_points = geman_mcclure(gap, scale_px).sum() / max(len(targets), 1)
-    mean_px = (own.detach().abs() * lengths).sum() / lengths.sum().clamp_min(1e-6)
-    return loss_edges + loss_points, mean_px

@@ -18,16 +18,18 @@ from selfrecon_warp.errors import RunError
 from selfrecon_warp.kernels.sparse_grid import GridWorkspace
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.body import BodyModel
+from selfrecon_warp.model.sdf import GridSdf
 from selfrecon_warp.surface.extraction import CanonicalMesh, extract_mesh, lattice
 from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
 from selfrecon_warp.train.debug import dump_extraction
 from selfrecon_warp.train.explicit import ExplicitMesh
-from selfrecon_warp.train.initialisation import fit_first_shape
+from selfrecon_warp.train.initialisation import fit_first_shape, raise_surface
 from selfrecon_warp.train.kinematics import Poses
 from selfrecon_warp.train.observations import Observations, observe_capture
 from selfrecon_warp.train.progress import FitInterrupted, FitProgress, StageProgress
-from selfrecon_warp.train.registration import Registration, RegistrationSurface, body_surface
+from selfrecon_warp.train.registration import Registration, RegistrationSurface, Sweep, body_surface
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.step import fit_step
 
@@ -109,8 +111,9 @@ class Fit:
         estimate = self.given
         for sweep in range(self.config.registration.body_sweeps):
             progress.phase(f"registering the body {sweep + 1}/{self.config.registration.body_sweeps}")
-            estimate, figures = self._body_sweep(estimate, sweep)
-            progress.event("body_registration", **figures)
+            moved = self._body_sweep(estimate, sweep)
+            estimate = moved.estimate
+            progress.event("body_registration", **moved.figures)
         self.registration.anchor = estimate
         progress.phase("first shape")
         self.avatar = Avatar(
@@ -126,7 +129,7 @@ class Fit:
         progress.event("first_shape", cached=float(cached))
         self._make_optimiser()
 
-    def _body_sweep(self, estimate: Poses, sweep: int) -> tuple[Poses, dict[str, float]]:
+    def _body_sweep(self, estimate: Poses, sweep: int) -> Sweep:
         settings = self.config.registration
         with_shape = sweep >= settings.rigid_body_sweeps
         return self.registration.sweep(
@@ -189,16 +192,22 @@ class Fit:
     def register(self) -> dict[str, float]:
         """One registration sweep of all poses to the explicit mesh."""
         avatar, mesh = self.avatar, self.mesh
-        surface = RegistrationSurface(
-            mesh.vertices.detach(), mesh.faces, mesh.weights, vertex_normals(mesh.vertices.detach(), mesh.faces)
+        settings, vertices = self.config.registration, mesh.vertices.detach()
+        normals = vertex_normals(vertices, mesh.faces)
+        spacing = settings.bump_spacing if isinstance(avatar.sdf, GridSdf) else None
+        bumps = None if spacing is None else make_bumps(vertices, mesh.faces, normals, spacing)
+        sweep = self.registration.sweep(
+            Poses(avatar.poses.detach(), avatar.trans.detach(), avatar.betas, avatar.joint_offsets),
+            RegistrationSurface(vertices, mesh.faces, mesh.weights, normals, bumps=bumps),
+            generator=self.generator,
+            colour_points=settings.colour_points if settings.colour_count > 0 else 0,
         )
-        estimate = Poses(avatar.poses.detach(), avatar.trans.detach(), avatar.betas, avatar.joint_offsets)
-        if self.config.registration.colour_count > 0:
-            surface = self.registration.coloured(surface, estimate)
-        moved, figures = self.registration.sweep(estimate, surface, generator=self.generator)
-        avatar.poses.copy_(moved.poses)
-        avatar.trans.copy_(moved.trans)
-        return figures
+        avatar.poses.copy_(sweep.estimate.poses)
+        avatar.trans.copy_(sweep.estimate.trans)
+        if sweep.heights is not None:
+            raise_surface(avatar, vertices, mesh.faces, sweep.heights)
+            mesh.vertices.add_(normals * sweep.heights[:, None])
+        return sweep.figures
 
     def advance(self, progress: FitProgress) -> dict[str, Tensor]:
         """One iteration, with extraction and registration where they are due."""
@@ -280,10 +289,12 @@ class Fit:
         }
 
     def restore(self, state: Mapping[str, Any], iteration: int) -> None:
-        """Continue from :meth:`state`."""
+        """Continue from :meth:`state`; from an imported avatar alone, with everything else new."""
         self.iteration = iteration
         self.avatar = Avatar.from_state(self.config.model, self.body, self.camera, state["avatar"])
         self._make_optimiser()
+        if "optimiser" not in state:
+            return
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         self.epoch, self.waiting, self.standing = state["epoch"], state["waiting"].cpu(), state["standing"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,14 +43,41 @@ def first_shape(avatar: Avatar, observations: Observations, config: InitConfig) 
     return field.view(shape)
 
 
+@torch.no_grad()
+def raise_surface(avatar: Avatar, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float = 0.06) -> None:
+    """Move a grid field's surface outward by the heights of the nearest points of a mesh on it.
+
+    Args:
+        avatar: Its field is changed in place.
+        vertices: ``[V, 3]`` [m], on the field's surface.
+        faces: ``[F, 3]``.
+        heights: [m], ``[V]``.
+        reach: The field further away than this from the mesh [m] stays as it is.
+    """
+    if not isinstance(avatar.sdf, GridSdf):
+        raise TypeError(f"no lattice to raise in {type(avatar.sdf).__name__}")
+    base = avatar.sdf.base[..., 0]
+    shape = base.shape
+    near = (base.flatten().abs() < reach).nonzero()[:, 0]
+    points = voxel_lattice(avatar.lower, avatar.upper, shape)[near]
+    distance, face, barycentrics = closest_point(points, vertices, faces)
+    raised = (barycentrics * heights[faces[face.long()].long()]).sum(-1) * (distance < reach)
+    avatar.sdf.raise_base(base.new_zeros(base.numel()).index_copy_(0, near, raised).view(shape))
+
+
 def voxel_centres(lower: Tensor, upper: Tensor, cell: float) -> tuple[Tensor, tuple[int, int, int]]:
     """Centres ``[P, 3]`` of about cubic voxels that fill a box, and their counts per axis."""
     x, y, z = ((upper - lower) / cell).ceil().int().tolist()
+    return voxel_lattice(lower, upper, (x, y, z)), (x, y, z)
+
+
+def voxel_lattice(lower: Tensor, upper: Tensor, counts: Sequence[int]) -> Tensor:
+    """Centres ``[X Y Z, 3]`` of a box's voxels, so many along each axis."""
     axes = [
         lower[k] + (torch.arange(n, device=lower.device) + 0.5) * (upper[k] - lower[k]) / n
-        for k, n in enumerate((x, y, z))
+        for k, n in enumerate(counts)
     ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3), (x, y, z)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
 
 
 def signed_distance_to_body(points: Tensor, body: CanonicalBody) -> Tensor:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from selfrecon_warp.model.body import BodyModel, CanonicalBody
+from selfrecon_warp.train.normal_equations import SharedRows
 
 MARKER_REACH_M = 0.1
 """Markers sit on every joint and this far from it along three axes."""
@@ -58,22 +61,28 @@ class SurfacePoints:
     Attributes:
         canonical: Positions [m], ``[P, 3]``.
         weights: Skinning weights, ``[P, J]``.
+        normals: Unit normals, ``[P, 3]``.
         by_shape: Derivative of the positions by shape coefficients, ``[P, 3, K]``; ``None`` where they do
             not move them.
+        by_bumps: Derivative of the positions along their normals by bumps' coefficients, ``[P, K]``; ``None`` where
+            the surface holds still.
     """
 
     canonical: Tensor
     weights: Tensor
-    by_shape: Tensor | None
+    normals: Tensor
+    by_shape: Tensor | None = None
+    by_bumps: sparse.csr_array | None = None
 
     def select(self, index: Tensor) -> SurfacePoints:
         """The points at ``index``, which may repeat."""
-        by_shape = None if self.by_shape is None else self.by_shape[index]
-        return SurfacePoints(self.canonical[index], self.weights[index], by_shape)
-
-    def tripled(self) -> SurfacePoints:
-        """Every point three times in a row, for residuals with three components."""
-        return self.select(torch.arange(len(self.canonical), device=self.canonical.device).repeat_interleave(3))
+        return SurfacePoints(
+            self.canonical[index],
+            self.weights[index],
+            self.normals[index],
+            None if self.by_shape is None else self.by_shape[index],
+            None if self.by_bumps is None else self.by_bumps[index.cpu().numpy()],
+        )
 
 
 class Kinematics:
@@ -124,23 +133,31 @@ class Kinematics:
         sums = torch.einsum("kj,pja->pka", self.descends, points.weights[..., None] * moved)
         return sums - carried[..., None] * skeleton.centres, carried
 
-    def point_rows(self, skeleton: Skeleton, points: SurfacePoints, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives of a scalar at each point, given its derivative by world position: ``[P, D]`` and ``[P, S]``."""
+    def point_rows(self, skeleton: Skeleton, points: SurfacePoints, gradients: Tensor) -> tuple[Tensor, SharedRows]:
+        """Derivatives of ``C`` scalars at each point, given theirs by world position ``[P, C, 3]``.
+
+        Returns:
+            By the frame's unknowns ``[P, C, D]``, and by the shared ones ``[P C, S]``.
+        """
         levers, _ = self._levers(skeleton, points)
-        world = torch.linalg.cross(levers, gradient[:, None].expand_as(levers))
-        local = torch.einsum("pka,kab->pkb", world, skeleton.parent_rotations)
-        rows = torch.cat([local.flatten(1), gradient], -1)
+        world = torch.linalg.cross(levers[:, None], gradients[:, :, None].expand(-1, -1, levers.shape[1], -1))
+        local = torch.einsum("pcka,kab->pckb", world, skeleton.parent_rotations)
+        rows = torch.cat([local.flatten(2), gradients], -1)
+        rotations = torch.einsum("pj,jab->pab", points.weights, skeleton.bones[:, :3, :3])
+        in_canonical = gradients @ rotations
+        if points.by_bumps is not None:
+            slope = (in_canonical @ points.normals[..., None]).cpu().numpy().ravel()
+            repeated = np.repeat(np.arange(len(points.canonical)), gradients.shape[1])
+            return rows, sparse.diags_array(slope) @ points.by_bumps[repeated]
         if skeleton.shared_bones is None:
-            return rows, rows.new_zeros(len(rows), 0)
+            return rows, None
         homogeneous = torch.nn.functional.pad(points.canonical, (0, 1), value=1.0)
-        pulled = torch.einsum("pj,pa,pb->pjab", points.weights, gradient, homogeneous).flatten(1)
+        pulled = torch.einsum("pj,pca,pb->pcjab", points.weights, gradients, homogeneous).flatten(2)
         shared = pulled @ skeleton.shared_bones.flatten(0, 2)
         if points.by_shape is not None:
-            rotations = torch.einsum("pj,jab->pab", points.weights, skeleton.bones[:, :3, :3])
-            canonical_gradient = torch.einsum("pa,pab->pb", gradient, rotations)
-            shape = torch.einsum("pa,pak->pk", canonical_gradient, points.by_shape)
-            shared[:, : shape.shape[1]] += shape
-        return rows, shared
+            shape = in_canonical @ points.by_shape
+            shared[..., : shape.shape[-1]] += shape
+        return rows, shared.flatten(0, 1)
 
     def normal_rows(self, skeleton: Skeleton, points: SurfacePoints, normals: Tensor) -> Tensor:
         """Derivatives of the three normal components, ``[P, 3, D]``."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TypeAlias
+
 import torch
-from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy import sparse
 from torch import Tensor
+
+SharedRows: TypeAlias = "Tensor | sparse.csr_array | None"
+"""Derivatives of residuals by the shared unknowns, ``[P, S]``: dense, sparse, or ``None`` where nothing is shared."""
 
 
 class NormalEquations:
@@ -35,7 +39,7 @@ class NormalEquations:
         """Shared unknowns S."""
         return len(self.shared_right)
 
-    def add(self, frame: int, rows: Tensor, shared: Tensor, residual: Tensor, weight: Tensor) -> None:
+    def add(self, frame: int, rows: Tensor, shared: SharedRows, residual: Tensor, weight: Tensor) -> None:
         """Add weighted residuals of one frame.
 
         Args:
@@ -48,11 +52,22 @@ class NormalEquations:
         weighted = rows * weight[:, None]
         self.diagonal[frame] += weighted.T @ rows
         self.right[frame] -= weighted.T @ residual
-        if self.shared_count:
-            self.mixed[frame] += weighted.T @ shared
+        if shared is None:
+            return
+        if isinstance(shared, Tensor):
             scaled = shared * weight[:, None]
-            self.shared += scaled.T @ shared
-            self.shared_right -= scaled.T @ residual
+            mixed, square, right = rows.T @ scaled, scaled.T @ shared, scaled.T @ residual
+        else:
+            trusted = sparse.diags_array(weight.cpu().numpy()) @ shared
+            sums = (
+                (trusted.T @ rows.cpu().numpy()).T,
+                (trusted.T @ shared).toarray(),
+                trusted.T @ residual.cpu().numpy(),
+            )
+            mixed, square, right = (torch.from_numpy(values).to(self.right) for values in sums)
+        self.mixed[frame] += mixed
+        self.shared += square
+        self.shared_right -= right
 
     def add_differences(self, first: int, last: int, rows: Tensor, values: Tensor, weight: float) -> None:
         """Add second differences in time of the frames ``first .. last - 1``.
@@ -77,27 +92,55 @@ class NormalEquations:
     def solve(self) -> tuple[Tensor, Tensor]:
         """Steps of the frames ``[N, D]`` and of the shared unknowns ``[S]``.
 
-        Banded Cholesky over the frames, Schur complement over the shared unknowns.
+        Cholesky factorisation over the frames, Schur complement over the shared unknowns; in double precision.
         """
         N, D = self.right.shape
-        S = self.shared_count
-        banded = np.zeros((3 * D, N * D))
-        a, b = np.meshgrid(np.arange(D), np.arange(D), indexing="ij")
-        for step, blocks in enumerate(self.ahead):
-            offset = step * D + a - b
-            keep = offset >= 0
-            for frame, block in enumerate(blocks.double().cpu().numpy()):
-                banded[offset[keep], frame * D + b[keep]] = block[keep]
-        banded[0] += 1e-6 * banded[0].max()
-        factor = (cholesky_banded(banded, lower=True, check_finite=False), True)
-        right = self.right.double().cpu().numpy().reshape(-1)
-        if S == 0:
-            frames, shared = cho_solve_banded(factor, right, check_finite=False), np.zeros(0)
-        else:
-            mixed = self.mixed.double().cpu().numpy().reshape(N * D, S)
-            solved = cho_solve_banded(factor, np.column_stack([mixed, right]), check_finite=False)
-            complement = self.shared.double().cpu().numpy() - mixed.T @ solved[:, :-1]
-            rest = self.shared_right.double().cpu().numpy() - mixed.T @ solved[:, -1]
-            shared = np.linalg.solve(complement + 1e-6 * np.eye(S) * complement.max(), rest)
-            frames = solved[:, -1] - solved[:, :-1] @ shared
-        return torch.from_numpy(frames.reshape(N, D)).to(self.right), torch.from_numpy(shared).to(self.right)
+        right = torch.cat([self.mixed, self.right[..., None]], -1).double()
+        solved = self._solve_frames(right)
+        shared = right.new_zeros(self.shared_count)
+        if self.shared_count:
+            mixed, flat = right[..., :-1].reshape(N * D, -1), solved.reshape(N * D, -1)
+            complement = self.shared.double() - mixed.T @ flat[:, :-1]
+            complement.diagonal().add_(1e-6 * complement.max())
+            shared = torch.linalg.solve(complement, self.shared_right.double() - mixed.T @ flat[:, -1])
+        frames = solved[..., -1] - solved[..., :-1] @ shared
+        return frames.to(self.right), shared.to(self.right)
+
+    def _solve_frames(self, right: Tensor) -> Tensor:
+        """Solve the frames' part for right sides ``[N, D, R]``.
+
+        Frames in pairs couple to the neighbouring pair alone: a block-tridiagonal matrix.
+        """
+        N, D, R = right.shape
+        pairs = (N + 1) // 2
+        diagonal, next_frame, after_next = (right.new_zeros(2 * pairs, D, D) for _ in range(3))
+        for blocks, given in zip((diagonal, next_frame, after_next), self.ahead, strict=True):
+            blocks[: len(given)] = given
+        damping = 1e-6 * diagonal.max()
+        diagonal.diagonal(dim1=1, dim2=2).add_(damping)  # alone in the frame that fills up the last pair
+        even, odd = slice(0, None, 2), slice(1, None, 2)
+        own = right.new_zeros(pairs, 2 * D, 2 * D)
+        own[:, :D, :D], own[:, D:, D:], own[:, D:, :D] = diagonal[even], diagonal[odd], next_frame[even]
+        own[:, :D, D:] = next_frame[even].transpose(1, 2)
+        below = right.new_zeros(pairs, 2 * D, 2 * D)  # the next pair by this one
+        below[:, :D, :D], below[:, :D, D:], below[:, D:, D:] = after_next[even], next_frame[odd], after_next[odd]
+        sides = right.new_zeros(2 * pairs, D, R)
+        sides[:N] = right
+        sides = sides.view(pairs, 2 * D, R)
+
+        factors: list[Tensor] = []
+        links: list[Tensor] = []
+        forward: list[Tensor] = []
+        for pair in range(pairs):
+            block, side = own[pair], sides[pair]
+            if pair:
+                link = torch.linalg.solve_triangular(factors[-1], below[pair - 1].T, upper=False).T
+                links.append(link)
+                block, side = block - link @ link.T, side - link @ forward[-1]
+            factors.append(torch.linalg.cholesky(block))
+            forward.append(torch.linalg.solve_triangular(factors[-1], side, upper=False))
+        steps: list[Tensor] = []
+        for pair in range(pairs - 1, -1, -1):
+            side = forward[pair] - links[pair].T @ steps[-1] if steps else forward[pair]
+            steps.append(torch.linalg.solve_triangular(factors[pair].T, side, upper=True))
+        return torch.stack(steps[::-1]).view(2 * pairs, D, R)[:N]

@@ -17,23 +17,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from selfrecon_warp.capture.camera import Camera
 from selfrecon_warp.config import RegistrationConfig
-from selfrecon_warp.kernels.contour import contour_edges, mesh_edges, nearest_contour
+from selfrecon_warp.kernels.contour import contour_edges, mesh_edges
 from selfrecon_warp.kernels.rasterize import pixel_barycentrics, visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.body import BodyModel
 from selfrecon_warp.surface.mesh import vertex_normals
-from selfrecon_warp.train.explicit import MATCH_COSINE, MATCH_RADIUS_PX
+from selfrecon_warp.train.bumps import Bumps
+from selfrecon_warp.train.contour_match import match_contours
 from selfrecon_warp.train.kinematics import Kinematics, Poses, Skeleton, SurfacePoints
 from selfrecon_warp.train.normal_equations import NormalEquations
-from selfrecon_warp.train.observations import Observations, band_passed, sample_image, sample_image_with_gradient
+from selfrecon_warp.train.observations import Observations, band_passed, sample_image_with_gradient
 
 VISIBLE_WITHIN_M = 0.02
-"""A vertex counts as seen where the picture shows the surface this near to its depth."""
+"""A point counts as seen where the picture shows the surface this near to its depth."""
+
+LEAST_FACING = 0.35
+"""Cosine towards the camera below which a point's colour is not compared."""
 
 NORMAL_REACH_PX = 2
 """The slope of the observed normals is taken over this many pixels to either side."""
@@ -54,19 +60,27 @@ class RegistrationSurface:
         faces: ``[F, 3]`` int32.
         weights: Skinning weights, ``[V, J]``.
         normals: Canonical vertex normals, ``[V, 3]``.
-        colours: Canonical vertex colours in [0, 1], ``[V, 3]``; ``None`` leaves the colour term out.
         vertices_by_shape: Derivative of the vertices by the body's shape coefficients, ``[V, 3, K]``; ``None`` where
             the mesh is not the body itself.
         normals_by_shape: The same of the normals, ``[V, 3, K]``.
+        bumps: Ways the mesh may change its shape; ``None`` holds it still.
     """
 
     vertices: Tensor
     faces: Tensor
     weights: Tensor
     normals: Tensor
-    colours: Tensor | None = None
     vertices_by_shape: Tensor | None = None
     normals_by_shape: Tensor | None = None
+    bumps: Bumps | None = None
+
+    def at(self, corners: Tensor, barycentrics: Tensor) -> SurfacePoints:
+        """Points with ``barycentrics [P, 3]`` between the vertices ``corners [P, 3]``."""
+        mixed = (_mix(barycentrics, corners, values) for values in (self.vertices, self.weights, self.normals))
+        canonical, weights, normals = mixed
+        by_shape = None if self.vertices_by_shape is None else _mix(barycentrics, corners, self.vertices_by_shape)
+        by_bumps = None if self.bumps is None else self.bumps.values_at(corners, barycentrics)
+        return SurfacePoints(canonical, weights, normalize(normals, dim=-1), by_shape, by_bumps)
 
 
 def body_surface(body: BodyModel, estimate: Poses, pose_type: int = 1, with_shape: bool = False) -> RegistrationSurface:
@@ -79,7 +93,7 @@ def body_surface(body: BodyModel, estimate: Poses, pose_type: int = 1, with_shap
 
     vertices, normals = shaped(estimate.betas)
     by_shape = torch.func.jacfwd(shaped)(estimate.betas) if with_shape else (None, None)
-    return RegistrationSurface(vertices, faces, body.weights, normals, None, *by_shape)
+    return RegistrationSurface(vertices, faces, body.weights, normals, *by_shape)
 
 
 @dataclass(frozen=True)
@@ -106,9 +120,47 @@ class _Samples:
     normals: Tensor  # [P, 3] in the world
     facing: Tensor  # [P] cosine towards the camera
 
-    def mix(self, values: Tensor) -> Tensor:
-        """Vertex values ``[V, ...]`` at the samples."""
-        return _mix(self.barycentrics, self.corners, values)
+
+def scatter_points(surface: RegistrationSurface, count: int, generator: torch.Generator) -> SurfacePoints:
+    """Draw ``count`` points from a surface, evenly by area.
+
+    Colours are compared at such points and not at vertices, which lie too far apart to tell a fabric's pattern.
+    """
+    corners = surface.vertices[surface.faces.long()]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1)
+    face = torch.multinomial(area.cpu().double(), count, replacement=True, generator=generator).to(area.device)
+    root, share = torch.rand(2, count, generator=generator).to(area)
+    root = root.sqrt()
+    barycentrics = torch.stack([1 - root, root * (1 - share), root * share], -1)
+    return surface.at(surface.faces[face].long(), barycentrics)
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    """Scattered points that one frame sees, and their colours there."""
+
+    frame: int
+    skeleton: Skeleton
+    index: Tensor  # [Q]
+    uvz: Tensor  # [Q, 3]
+    value: Tensor  # [Q, 3]
+    slope: Tensor  # [Q, 3, 2]
+    facing: Tensor  # [Q] cosine towards the camera
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one sweep gives.
+
+    Attributes:
+        estimate: The moved estimate.
+        figures: Means before the step: contour distance [px], normal and colour residuals; and its length.
+        heights: How far the vertices of a surface with bumps move along their normals [m], ``[V]``.
+    """
+
+    estimate: Poses
+    figures: dict[str, float]
+    heights: Tensor | None
 
 
 class Registration:
@@ -158,8 +210,9 @@ class Registration:
         contour_scale_px: float | None = None,
         solve_shared: bool = False,
         free_surface: bool = True,
+        colour_points: int = 0,
         frames_per_batch: int = 8,
-    ) -> tuple[Poses, dict[str, float]]:
+    ) -> Sweep:
         """One Gauss-Newton step over the whole sequence.
 
         Args:
@@ -168,31 +221,36 @@ class Registration:
             generator: Source of the pixel samples.
             contour_count: Replaces the configured count, where the surface's outline is known to be off.
             contour_scale_px: Replaces the configured scale, where the estimate is still far.
-            solve_shared: Also move shape coefficients and joint offsets.
+            solve_shared: Also move shape coefficients and joint offsets; not on a surface with bumps.
             free_surface: The surface is fitted beside the poses and can take up what is constant in them; not so a body
                 model, whose shape space is narrow.
+            colour_points: Points on the surface whose colours are compared between frames; 0 leaves colours out.
             frames_per_batch: Frames drawn at once.
 
-        Returns:
-            The moved estimate and mean figures: contour distance [px], normal and colour residuals, step lengths.
         """
         changes = {"contour_count": contour_count, "contour_scale_px": contour_scale_px}
         terms = self.terms.model_copy(update={name: value for name, value in changes.items() if value is not None})
         N, J = estimate.poses.shape[:2]
         shared = len(estimate.betas) + 3 * J if solve_shared else 0
+        if surface.bumps is not None:
+            shared = surface.bumps.count
         system = NormalEquations(N, 3 * J + 3, shared, estimate.poses)
         figures: dict[str, list[float]] = {"contour_px": [], "normal": [], "colour": []}
         markers = []
         canonical = self.kinematics.canonical(estimate)
+        scattered = scatter_points(surface, colour_points, generator) if colour_points else None
+        sightings: list[_Sighting] = []
         for view in self._draw(estimate, surface, solve_shared, frames_per_batch):
             self._add_contours(system, terms, surface, view, figures)
             samples = self._sample(surface, view, generator)
             if samples is not None:
                 self._add_normals(system, surface, view, samples, figures)
-                if surface.colours is not None:
-                    self._add_colours(system, surface.colours, view, samples, figures)
+            if scattered is not None:
+                sightings.append(self._look_up(view, surface, scattered))
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
-        self._add_prior(system, estimate)
+        if scattered is not None:
+            self._add_colours(system, scattered, sightings, figures)
+        self._add_prior(system, estimate, surface.bumps)
         places, rows = (torch.stack(parts) for parts in zip(*markers, strict=True))
         for first, last in self.clips:
             weight = 1.0 / self.acceleration_m**2 / len(self.kinematics.markers)
@@ -200,23 +258,11 @@ class Registration:
         step, shared_step = system.solve()
         means = {name: float(np.mean(values)) for name, values in figures.items() if values}
         means["turn_degrees"] = float(torch.rad2deg(step[:, :-3].abs()).mean())
-        return self._apply(estimate, step, shared_step, free_surface), means
-
-    @torch.no_grad()
-    def coloured(self, surface: RegistrationSurface, estimate: Poses) -> RegistrationSurface:
-        """The surface with every vertex's mean band-passed colour over the frames that see it."""
-        H, W = self.observations.masks.shape[1:]
-        total, count = torch.zeros_like(surface.vertices), torch.zeros_like(surface.vertices[:, :1])
-        for view in self._draw(estimate, surface, False, 8):
-            u, v, z = view.vertices_pixel.unbind(-1)
-            inside = (u > 0) & (u < W - 1) & (v > 0) & (v < H - 1)
-            at = (v.round().clamp(0, H - 1) * W + u.round().clamp(0, W - 1)).long()
-            face = view.face_index.flatten()[at].long()
-            shown = z[surface.faces[face.clamp_min(0)].long()].mean(-1)
-            seen = (inside & (face >= 0) & ((z - shown).abs() < VISIBLE_WITHIN_M)).float()[:, None]
-            total += seen * sample_image(self.bands, torch.full_like(at, view.frame), view.vertices_pixel[:, :2])
-            count += seen
-        return replace(surface, colours=total / count.clamp_min(1.0))
+        if surface.bumps is None:
+            return Sweep(self._apply(estimate, step, shared_step, free_surface), means, None)
+        heights = surface.bumps.heights(shared_step)
+        means["heights_mm"] = 1e3 * float(heights.abs().mean())
+        return Sweep(self._apply(estimate, step, shared_step[:0], free_surface), means, heights)
 
     def _draw(
         self, estimate: Poses, surface: RegistrationSurface, solve_shared: bool, frames_per_batch: int
@@ -254,40 +300,20 @@ class Registration:
         ends = view.vertices_pixel[edges]
         midpoints = ends.mean(1)
         lengths = (ends[:, 0, :2] - ends[:, 1, :2]).norm(dim=-1)
-        by_shape = surface.vertices_by_shape
-        points = SurfacePoints(
-            surface.vertices[edges].mean(1),
-            surface.weights[edges].mean(1),
-            None if by_shape is None else by_shape[edges].mean(1),
-        )
-        distance, slope = sample_image_with_gradient(
-            observations.distance[..., None], torch.full_like(edges[:, 0], frame), midpoints[:, :2]
-        )
-        own = distance[:, 0]
-        span = slice(int(observations.contour_start[frame]), int(observations.contour_start[frame + 1]))
-        targets, outward = observations.contour_pixels[span], observations.contour_normals[span]
-        zeros = torch.zeros(len(targets) + len(edges), dtype=torch.long, device=edges.device)
-        match = nearest_contour(
-            targets,
-            zeros[: len(targets)],
-            outward,
-            midpoints[:, :2].contiguous(),
-            zeros[len(targets) :],
-            torch.nn.functional.normalize(slope[:, 0], dim=-1),
-            MATCH_RADIUS_PX,
-            MATCH_COSINE,
-        )
-        matched = match >= 0
-        edge = match[matched]
-        gap = ((midpoints[edge, :2] - targets[matched]) * outward[matched]).sum(-1)
+        middle = torch.tensor([0.5, 0.5, 0.0]).to(ends).expand(len(edges), 3)
+        points = surface.at(edges[:, [0, 1, 1]].long(), middle)
+        row = torch.zeros(len(edges), dtype=torch.long, device=edges.device)
+        match = match_contours(observations, row.new_tensor([frame]), row, midpoints[:, :2])
+        own, gap = match.distance, match.contour_gaps(midpoints[:, :2])
         residual = torch.cat([own, gap])
-        index = torch.cat([torch.arange(len(own), device=edge.device), edge])
-        share = torch.cat([lengths / lengths.sum().clamp_min(1e-6), torch.full_like(gap, 1.0 / max(len(targets), 1))])
+        index = torch.cat([torch.arange(len(own), device=edges.device), match.edge])
+        matched_share = torch.full_like(gap, 1.0 / max(match.contour_count, 1))
+        share = torch.cat([lengths / lengths.sum().clamp_min(1e-6), matched_share])
         robust = _robust_weight(residual, terms.contour_scale_px)
         weight = 0.5 * terms.contour_count * share * robust / terms.contour_px**2
-        gradient = self._world_gradient(midpoints[index], torch.cat([slope[:, 0], outward[matched]]))
+        gradient = self._world_gradient(midpoints[index], torch.cat([match.slope, match.outward])[:, None])
         rows, shared = self.kinematics.point_rows(view.skeleton, points.select(index), gradient)
-        system.add(frame, rows, shared, residual, weight)
+        system.add(frame, rows[:, 0], shared, residual, weight)
         figures["contour_px"].append(float((own.abs() * lengths).sum() / lengths.sum().clamp_min(1e-6)))
 
     def _sample(self, surface: RegistrationSurface, view: _View, generator: torch.Generator) -> _Samples | None:
@@ -304,16 +330,9 @@ class Registration:
         )
         corners = surface.faces[face.long()].long()
 
-        by_shape = surface.vertices_by_shape
-        points = SurfacePoints(
-            _mix(barycentrics, corners, surface.vertices),
-            _mix(barycentrics, corners, surface.weights),
-            None if by_shape is None else _mix(barycentrics, corners, by_shape),
-        )
+        points = surface.at(corners, barycentrics)
         rotations = torch.einsum("pj,jab->pab", points.weights, view.skeleton.bones[:, :3, :3])
-        normals = torch.nn.functional.normalize(
-            (rotations @ _mix(barycentrics, corners, surface.normals)[..., None])[..., 0], dim=-1
-        )
+        normals = normalize((rotations @ points.normals[..., None])[..., 0], dim=-1)
         facing = -(normals * self.camera.rays(pixels.float())).sum(-1)
         uvz = torch.cat([pixels.float(), depth[:, None]], -1)
         return _Samples(pixels, uvz, corners, barycentrics, points, rotations, normals, facing)
@@ -334,47 +353,60 @@ class Registration:
         if not bool(valid.any()):
             return
         P = len(observed)
-        residual = samples.normals - torch.nn.functional.normalize(observed, dim=-1)
+        residual = samples.normals - normalize(observed, dim=-1)
         length = residual.norm(dim=-1)
         robust = _robust_weight(length, terms.normal_scale) * samples.facing.clamp(0.0, 1.0) * valid
         weight = terms.normal_count / P * robust / terms.normal**2
-        sliding = self._world_gradient(
-            samples.uvz.repeat_interleave(3, 0), -self._normal_slope(view.frame, samples.pixels).flatten(0, 1)
-        )
-        slid, shared = self.kinematics.point_rows(view.skeleton, samples.points.tripled(), sliding)
-        shared = shared.view(P, 3, -1)
-        if surface.normals_by_shape is not None and system.shared_count:
-            by_shape = samples.rotations @ samples.mix(surface.normals_by_shape)
-            shared[..., : by_shape.shape[-1]] += by_shape
-        rows = self.kinematics.normal_rows(view.skeleton, samples.points, samples.normals) + slid.view(P, 3, -1)
-        system.add(
-            view.frame,
-            rows.flatten(0, 1),
-            shared.flatten(0, 1),
-            residual.flatten(),
-            weight.repeat_interleave(3),
-        )
+        sliding = self._world_gradient(samples.uvz, -self._normal_slope(view.frame, samples.pixels))
+        slid, shared = self.kinematics.point_rows(view.skeleton, samples.points, sliding)
+        if surface.bumps is not None:
+            turning = sparse.bsr_array((samples.rotations.cpu().numpy(), np.arange(P), np.arange(P + 1)))
+            shared = shared - turning @ surface.bumps.slopes_at(samples.corners, samples.barycentrics)
+        elif surface.normals_by_shape is not None and shared is not None:
+            by_shape = samples.rotations @ _mix(samples.barycentrics, samples.corners, surface.normals_by_shape)
+            shared[:, : by_shape.shape[-1]] += by_shape.flatten(0, 1)
+        rows = self.kinematics.normal_rows(view.skeleton, samples.points, samples.normals) + slid
+        system.add(view.frame, rows.flatten(0, 1), shared, residual.flatten(), weight.repeat_interleave(3))
         figures["normal"].append(float(length[valid].mean()))
+
+    def _look_up(self, view: _View, surface: RegistrationSurface, points: SurfacePoints) -> _Sighting:
+        """Band-passed colours of the points that one frame sees well enough."""
+        H, W = self.camera.height, self.camera.width
+        posed = skin_points(points.canonical, points.weights, view.skeleton.bones[None])[0]
+        uvz = self.camera.project(posed[None])[0]
+        turned = torch.einsum("pj,jmn,pn->pm", points.weights, view.skeleton.bones[:, :3, :3], points.normals)
+        towards = normalize(self.camera.centre() - posed, dim=-1)
+        facing = (normalize(turned, dim=-1) * towards).sum(-1)
+        at = (uvz[:, 1].round().clamp(0, H - 1) * W + uvz[:, 0].round().clamp(0, W - 1)).long()
+        face = view.face_index.flatten()[at].long()
+        shown = view.vertices_pixel[:, 2][surface.faces[face.clamp_min(0)].long()].mean(-1)
+        seen = (face >= 0) & ((uvz[:, 2] - shown).abs() < VISIBLE_WITHIN_M) & (facing > LEAST_FACING)
+        index = (seen & self.observations.masks[view.frame].flatten()[at]).nonzero()[:, 0]
+        uvz = uvz[index]
+        frame = torch.full_like(index, view.frame)
+        value, slope = sample_image_with_gradient(self.bands, frame, uvz[:, :2])
+        return _Sighting(view.frame, view.skeleton, index, uvz, value, slope, facing[index])
 
     def _add_colours(
         self,
         system: NormalEquations,
-        colours: Tensor,
-        view: _View,
-        samples: _Samples,
+        points: SurfacePoints,
+        sightings: list[_Sighting],
         figures: dict[str, list[float]],
     ) -> None:
-        """Band-passed colours against the canonical ones."""
+        """Colours of points against what all frames that see them agree on."""
         terms = self.terms
-        frame = torch.full_like(samples.pixels[:, 0], view.frame)
-        value, slope = sample_image_with_gradient(self.bands, frame, samples.uvz[:, :2])
-        residual = value - samples.mix(colours)
-        robust = _robust_weight(residual.norm(dim=-1), terms.colour_scale) * (samples.facing > 0.3)
-        weight = terms.colour_count / len(residual) * robust / terms.colour**2
-        gradient = self._world_gradient(samples.uvz.repeat_interleave(3, 0), slope.flatten(0, 1))
-        rows, shared = self.kinematics.point_rows(view.skeleton, samples.points.tripled(), gradient)
-        system.add(view.frame, rows, shared, residual.flatten(), weight.repeat_interleave(3))
-        figures["colour"].append(float(residual.abs().mean()))
+        colours = _agreed_colours(sightings, len(points.canonical), terms.colour_scale)
+        for seen in sightings:
+            if len(seen.index) == 0:
+                continue
+            residual = seen.value - colours[seen.index]
+            figures["colour"].append(float(residual.abs().mean()))
+            robust = _robust_weight(residual.norm(dim=-1), terms.colour_scale)
+            weight = terms.colour_count / len(residual) * robust / terms.colour**2
+            gradient = self._world_gradient(seen.uvz, seen.slope)
+            rows, shared = self.kinematics.point_rows(seen.skeleton, points.select(seen.index), gradient)
+            system.add(seen.frame, rows.flatten(0, 1), shared, residual.flatten(), weight.repeat_interleave(3))
 
     def _normal_slope(self, frame: int, pixels: Tensor) -> Tensor:
         """Derivative of the observed normals by (u, v) ``[P, 3, 2]`` over a few pixels; zero at the mask's border."""
@@ -391,17 +423,17 @@ class Registration:
             slopes.append((ends[0] - ends[1]) / (2.0 * NORMAL_REACH_PX) * known[:, None])
         return torch.stack(slopes, -1)
 
-    def _world_gradient(self, pixel: Tensor, image_gradient: Tensor) -> Tensor:
-        """Turn a derivative by (u, v) at points ``(u, v, z)`` into one by world position, ``[P, 3]``."""
+    def _world_gradient(self, uvz: Tensor, image_gradients: Tensor) -> Tensor:
+        """Turn derivatives by (u, v) at points ``uvz [P, 3]``, ``[P, C, 2]``, into ones by place, ``[P, C, 3]``."""
         focal, principal = self.camera.focal, self.camera.principal
-        depth = pixel[:, 2:]
-        xy = (principal - pixel[:, :2]) / focal
-        du = -image_gradient * focal / depth
+        depth = uvz[:, None, 2:]
+        xy = (principal - uvz[:, None, :2]) / focal
+        du = -image_gradients * focal / depth
         in_camera = torch.cat([du, -(du * xy).sum(-1, keepdim=True)], -1)
         return in_camera @ self.camera.rotation().T
 
-    def _add_prior(self, system: NormalEquations, estimate: Poses) -> None:
-        """The given poses, and the given shape where it moves."""
+    def _add_prior(self, system: NormalEquations, estimate: Poses, bumps: Bumps | None) -> None:
+        """The given poses, the given body shape or the surface as it stands, whichever may move."""
         terms, given = self.terms, self.given
         relative = _relative_rotation(estimate.poses, given.poses)
         residual = torch.cat([relative.flatten(1), estimate.trans - given.trans], -1)
@@ -409,7 +441,9 @@ class Registration:
         weight[-3:] = 1.0 / terms.trans_m**2
         system.diagonal += torch.diag(weight)
         system.right -= weight * residual
-        if system.shared_count:
+        if bumps is not None:
+            system.shared.diagonal().add_(len(residual) / FRAMES_PER_SHAPE_PRIOR / terms.bump_m**2)
+        elif system.shared_count:
             K = len(estimate.betas)
             weight = torch.full_like(system.shared_right, 1.0 / terms.joint_m**2)
             weight[:K] = 1.0 / terms.shape**2
@@ -459,6 +493,19 @@ class Registration:
                 joint_offsets=estimate.joint_offsets + shared_step[K:].view(-1, 3),
             )
         return result
+
+
+def _agreed_colours(sightings: list[_Sighting], count: int, scale: float, passes: int = 3) -> Tensor:
+    """Robust mean colour of every point over the frames that see it, ``[P, 3]``; zero where none does."""
+    index = torch.cat([seen.index for seen in sightings])
+    values = torch.cat([seen.value for seen in sightings])
+    trust = torch.cat([seen.facing for seen in sightings])[:, None] ** 2
+    weight = trust
+    for _ in range(passes):
+        total = values.new_zeros(count, 3).index_add_(0, index, weight * values)
+        colours = total / values.new_zeros(count, 1).index_add_(0, index, weight).clamp_min(1e-6)
+        weight = trust * _robust_weight((values - colours[index]).norm(dim=-1), scale)[:, None]
+    return colours
 
 
 def _mix(barycentrics: Tensor, corners: Tensor, values: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from capture_files import default_body, write_capture
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.kernels.rasterize import visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
-from selfrecon_warp.train.explicit import ExplicitMesh, loss_contour
+from selfrecon_warp.train.explicit import ExplicitMesh
 from selfrecon_warp.train.observations import observe_capture
+from selfrecon_warp.train.silhouettes import loss_contour
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,26 @@ def test_a_resumed_fit_ends_where_an_unbroken_one_does(capture):
         torch.testing.assert_close(states(resumed)[name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_an_imported_avatar_is_fitted_on(capture):
+    trained, progress = started(capture, config())
+    trained.advance(progress)
+    resumed = Fit(capture, default_body(), config(), CPU)
+    resumed.restore({"avatar": states(trained)}, 3)
+    assert torch.equal(resumed.avatar.sdf.table, trained.avatar.sdf.table)
+    terms = resumed.advance(progress)
+    assert resumed.iteration == 4
+    assert all(torch.isfinite(value).all() for value in terms.values())
+    assert not torch.equal(resumed.avatar.sdf.table, trained.avatar.sdf.table)
+
+
+def test_terms_that_are_all_switched_off_leave_everything_where_it_is(capture):
+    names = ("contour", "mask", "consistency", "pull", "colour", "normal", "eikonal", "rigidity", "temporal")
+    fit, progress = started(capture, config(*(f"stages.coarse.losses.{name}=0" for name in names)))
+    before = states(fit)
+    fit.advance(progress)
+    assert all(torch.equal(before[name], after) for name, after in states(fit).items())
+
+
 def _saved(state) -> io.BytesIO:
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -8,10 +8,13 @@ from scipy.spatial.transform import Rotation
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import RegistrationConfig
+from selfrecon_warp.kernels.rasterize import interpolate, rasterize
 from selfrecon_warp.kernels.skinning import skin_points
+from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.kinematics import Kinematics, Poses, SurfacePoints
 from selfrecon_warp.train.observations import observe_capture
-from selfrecon_warp.train.registration import Registration, acceleration_factor, body_surface
+from selfrecon_warp.train.registration import Registration, RegistrationSurface, acceleration_factor, body_surface
 
 FRAMES = 8
 STILL = RegistrationConfig(acceleration_m=10.0, pose_degrees=6.0, trans_m=0.1, samples=1000)
@@ -45,7 +48,7 @@ def run(scene, start: Poses, sweeps: int, terms=STILL, **options) -> Poses:
     registration = Registration(body, capture.camera, observations, start, list(capture.clips), terms)
     generator = torch.Generator().manual_seed(0)
     for _ in range(sweeps):
-        start, _ = registration.sweep(start, surface, generator=generator, **options)
+        start = registration.sweep(start, surface, generator=generator, **options).estimate
     return start
 
 
@@ -54,7 +57,7 @@ def test_rows_are_the_derivative_by_joint_turns_and_translation(scene):
     kinematics = Kinematics(body, pose_type=1)
     canonical = kinematics.canonical(exact)
     index = torch.arange(0, 6890, 300)
-    points = SurfacePoints(surface.vertices[index], surface.weights[index], None)
+    points = SurfacePoints(surface.vertices[index], surface.weights[index], surface.normals[index])
     gradient = torch.randn(len(index), 3, generator=torch.Generator().manual_seed(0))
     poses = exact.poses[2:3].clone()
     poses[:, 1:] += 0.3 * torch.randn(1, 23, 3, generator=torch.Generator().manual_seed(1))
@@ -64,7 +67,8 @@ def test_rows_are_the_derivative_by_joint_turns_and_translation(scene):
         return (skin_points(points.canonical, points.weights, bones)[0] * gradient).sum(-1)
 
     bones = body.bones(poses, exact.trans[2:3], None, canonical)[0]
-    rows, _ = kinematics.point_rows(kinematics.skeleton(bones, canonical, None), points, gradient)
+    rows, _ = kinematics.point_rows(kinematics.skeleton(bones, canonical, None), points, gradient[:, None])
+    rows = rows[:, 0]
     for joint in (0, 2, 5, 13, 17, 21):
         for axis in range(3):
             turn = torch.zeros(1, 3)
@@ -110,7 +114,8 @@ def test_shape_is_found_from_outlines(scene):
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
         surface = body_surface(body, estimate, with_shape=True)
-        estimate, _ = registration.sweep(estimate, surface, generator=generator, solve_shared=True, free_surface=False)
+        options = {"solve_shared": True, "free_surface": False}
+        estimate = registration.sweep(estimate, surface, generator=generator, **options).estimate
     before = (body.shaped(torch.eye(10)[0])[0] - body.shaped(torch.zeros(10))[0]).norm(dim=-1).mean()
     after = (body.shaped(estimate.betas)[0] - body.shaped(torch.zeros(10))[0]).norm(dim=-1).mean()
     assert after < 0.6 * before
@@ -156,10 +161,37 @@ def test_jitter_is_smoothed_when_nothing_is_seen(scene):
 
 def test_colours_pin_a_twist_that_outlines_hardly_show(scene):
     capture, body, observations, exact, surface = scene
-    coloured_only = RegistrationConfig(
-        contour_count=0.0, normal_count=0.0, colour_count=300.0, acceleration_m=10.0, pose_degrees=20.0, trans_m=0.2
-    )
-    registration = Registration(body, capture.camera, observations, exact, list(capture.clips), coloured_only)
-    painted = registration.coloured(surface, exact)
-    assert painted.colours.isfinite().all()
-    assert painted.colours.abs().max() > 0.02
+    bones = body.bones(exact.poses, exact.trans, None, Kinematics(body, 1).canonical(exact))
+    pixel = capture.camera.project(skin_points(surface.vertices, surface.weights, bones))
+    H, W = observations.masks.shape[1:]
+    index, barycentrics, _ = rasterize(pixel, surface.faces, H, W)
+    pattern = interpolate(surface.vertices, surface.faces, (index, barycentrics))
+    painted = (127.5 * (1.0 + torch.sin(150.0 * pattern))).to(torch.uint8)
+    scene = (capture, body, replace(observations, images=painted), exact, surface)
+    outlines = STILL.model_copy(update={"normal_count": 0.0, "colour_count": 600.0})
+    sign = torch.tensor([1.0, -1.0]).repeat(FRAMES // 2)[:, None]
+    twisted = replace(exact, poses=turned(exact.poses, 1, 0.1 * sign * torch.tensor([[0.0, 1.0, 0.0]])))
+
+    def twist(estimate: Poses) -> float:
+        there, here = (Rotation.from_rotvec(poses[:, 1].numpy()) for poses in (exact.poses, estimate.poses))
+        return float(np.abs((there.inv() * here).as_rotvec()[:, 1]).mean())
+
+    blind, seeing = (twist(run(scene, twisted, 8, outlines, colour_points=points)) for points in (0, 3000))
+    assert seeing < 0.6 * blind
+
+
+def test_bumps_bring_a_wrong_surface_back(scene):
+    capture, body, observations, exact, surface = scene
+    heights = 0.012 * torch.sin(8.0 * surface.vertices[:, 1]) + 0.006
+    vertices = surface.vertices + heights[:, None] * surface.normals
+    registration = Registration(body, capture.camera, observations, exact, list(capture.clips), STILL)
+    generator = torch.Generator().manual_seed(0)
+    estimate = exact
+    for _ in range(5):
+        normals = vertex_normals(vertices, surface.faces)
+        bumps = make_bumps(vertices, surface.faces, normals, 0.06)
+        moving = RegistrationSurface(vertices, surface.faces, surface.weights, normals, bumps=bumps)
+        sweep = registration.sweep(estimate, moving, generator=generator)
+        estimate, vertices = sweep.estimate, vertices + normals * sweep.heights[:, None]
+    left = ((vertices - surface.vertices) * surface.normals).sum(-1)
+    assert left.abs().mean() < 0.4 * heights.abs().mean()
