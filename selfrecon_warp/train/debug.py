@@ -14,7 +14,7 @@ from selfrecon_warp.config import MethodConfig
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.train.explicit import ExplicitMesh
 from selfrecon_warp.train.observations import Observations
-from selfrecon_warp.train.step import compared_masks
+from selfrecon_warp.train.silhouettes import compared_masks
 
 
 @torch.no_grad()

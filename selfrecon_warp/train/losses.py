@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.intersection import singular_values_3x3
+from selfrecon_warp.kernels.small_matrices import singular_values_3x3
 from selfrecon_warp.model.deformation import dct_basis
 
 

@@ -5,14 +5,15 @@ networks' layers keep their meaning; what changes is
 
 * names: ``sdf.lin0`` ... and ``netRender.lin0`` ... (weight norm as ``weight_g``, ``weight_v``), ``deformer.defs.0``;
 * colours: the reference learns blue, green, red in [-1, 1], so the renderer's last layer is turned round;
-* the colours' per-frame code, which it never uses, its skinning volume and its extraction buffers are left behind, as
-  its own loader does.
+* the colours' per-frame code, which it never uses, and its extraction buffers are left behind, as its own loader does;
+* skinning: all of it is the capture's ``initial_skinner_*.pth``, which its own loader takes too; without that file, box
+  and rest joints are the checkpoint's and weights are built from the body model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.body import BodyModel, load_body
 from selfrecon_warp.train.checkpoint import save_checkpoint
 from selfrecon_warp.train.published_config import read_published_config
+from selfrecon_warp.train.published_skinner import (
+    PublishedSkinner,
+    read_published_file,
+    read_published_skinner,
+    skeleton_of,
+)
 from selfrecon_warp.train.run_folder import RunFolder
 
 CAMERA = {
@@ -36,6 +43,8 @@ CAMERA = {
     "T": "world2cam_coord_trans",
 }
 LAYER = re.compile(r"(?:.*\.)?(sdf|netRender|deformer\.defs\.0)\.lin(\d+)\.(weight_g|weight_v|weight|bias)$")
+FIELD_LAYER = re.compile(r"lin(\d+)\.(weight_g|weight_v|weight|bias)$")
+SKINNER = "deformer.defs.1."
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class PublishedCheckpoint:
         layers: Parameters by network (``sdf``, ``netRender``, ``deformer.defs.0``), layer number and kind.
         frames: ``poses [N, J, 3]``, ``trans [N, 3]``, ``codes [N, C]``, ``betas [K]``, each where the file has it.
         camera: The camera's parameters by our names.
+        skinner: Canonical box and skeleton, where the file has them.
     """
 
     path: Path
@@ -55,6 +65,7 @@ class PublishedCheckpoint:
     layers: dict[tuple[str, int, str], Tensor]
     frames: dict[str, Tensor]
     camera: dict[str, Tensor]
+    skinner: PublishedSkinner | None
 
 
 def read_published_checkpoint(path: Path) -> PublishedCheckpoint:
@@ -63,13 +74,7 @@ def read_published_checkpoint(path: Path) -> PublishedCheckpoint:
     Raises:
         RunError: The file is missing, damaged, or holds no networks of the reference.
     """
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; give a checkpoint of the reference, such as its latest.pth")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises many kinds: zip, pickle, runtime, end of file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: damaged, or more than plain tensors ({reason}); get the file anew") from error
+    content = read_published_file(path, "a checkpoint of the reference, such as its latest.pth")
     flat = dict(_flattened(content)) if isinstance(content, Mapping) else {}
     layers = {}
     for name, tensor in flat.items():
@@ -89,7 +94,29 @@ def read_published_checkpoint(path: Path) -> PublishedCheckpoint:
     if "betas" in frames:
         frames["betas"] = frames["betas"].flatten()
     camera = {ours: named[theirs].float().flatten() for ours, theirs in CAMERA.items() if theirs in named}
-    return PublishedCheckpoint(path, int(flat.get("epoch", 0)), layers, frames, camera)
+    held = {name.split(SKINNER)[1]: value for name, value in flat.items() if SKINNER in name}
+    skinner = None
+    if {"b_min", "b_max", "Js"} <= held.keys():
+        skinner = skeleton_of(path, held["b_min"], held["b_max"], held["Js"], held.get("init_pose"))
+    return PublishedCheckpoint(path, int(flat.get("epoch", 0)), layers, frames, camera, skinner)
+
+
+def read_published_field(path: Path) -> dict[tuple[str, int, str], Tensor]:
+    """The field's layers of a checkpoint, or of a file that holds a field alone, such as ``initial_sdf_idr_6_1.pth``.
+
+    Raises:
+        RunError: The file is missing, damaged, or holds no field of the reference.
+    """
+    content = read_published_file(path, "a checkpoint of the reference or its initial_sdf_idr_*.pth")
+    alone = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        match = FIELD_LAYER.match(name)
+        if match and isinstance(value, Tensor):
+            alone["sdf", int(match[1]), match[2]] = value.float()
+    if alone:
+        return alone
+    layers = read_published_checkpoint(path).layers
+    return {key: value for key, value in layers.items() if key[0] == "sdf"}
 
 
 def import_published_run(
@@ -99,7 +126,8 @@ def import_published_run(
     *,
     checkpoint: str = "latest.pth",
     sdf: Path | None = None,
-    leave_out: str | None = None,
+    leave_out: Sequence[str] = (),
+    skinner: Path | None = None,
     body_models: Path | None = None,
     overwrite: bool = False,
 ) -> RunFolder:
@@ -110,8 +138,9 @@ def import_published_run(
         capture_folder: The capture it was trained on.
         out: Run folder to be made.
         checkpoint: File in ``folder``.
-        sdf: Another checkpoint whose field replaces this one's.
-        leave_out: Prefix of the reference's parameter names that are not taken over; they start untrained.
+        sdf: A file whose field replaces this one's: another checkpoint, or a field alone.
+        leave_out: Prefixes of the reference's parameter names that are not taken over; they start untrained.
+        skinner: Its skinning cache; ``initial_skinner_{pose type}.pth`` in the capture when absent, if it is there.
         body_models: Body model it was trained with; the body that comes with the package when absent.
         overwrite: Replace a run that is there.
 
@@ -125,15 +154,20 @@ def import_published_run(
     layers = {
         key: value
         for key, value in read.layers.items()
-        if leave_out is None or not f"{key[0]}.lin{key[1]}.{key[2]}".startswith(leave_out)
+        if not f"{key[0]}.lin{key[1]}.{key[2]}".startswith(tuple(leave_out))
     }
     if sdf is not None:
-        field = read_published_checkpoint(sdf).layers
-        layers = {key: value for key, value in layers.items() if key[0] != "sdf"}
-        layers |= {key: value for key, value in field.items() if key[0] == "sdf"}
+        layers = {key: value for key, value in layers.items() if key[0] != "sdf"} | read_published_field(sdf)
     capture = read_capture(capture_folder)
     body = load_body(body_models, capture.gender)
-    avatar = _avatar(read, layers, config, capture, body)
+    cache = capture_folder / f"initial_skinner_{config.model.canonical_pose}.pth"
+    if skinner is not None or cache.is_file():
+        around: PublishedSkinner | None = read_published_skinner(skinner or cache)
+    else:
+        around = read.skinner
+    if around is not None:
+        config = config.model_copy(update={"model": around.placed(config.model)})
+    avatar = _avatar(read, layers, config, capture, body, around)
     run = RunFolder.create(out, config, capture=capture, body=body, body_models=body_models, overwrite=overwrite)
     save_checkpoint(
         run.checkpoints,
@@ -160,6 +194,7 @@ def _avatar(
     config: Config,
     capture: Capture,
     body: BodyModel,
+    skinner: PublishedSkinner | None,
 ) -> Avatar:
     given = {"poses": capture.poses, "trans": capture.trans, "betas": capture.betas, **read.frames}
     count = len(given["poses"])
@@ -172,6 +207,9 @@ def _avatar(
     with torch.no_grad():
         for name, values in read.camera.items():
             getattr(camera, name).copy_(values)
+    offsets = torch.zeros(body.joint_count, 3)
+    if skinner is not None:
+        offsets = skinner.joint_offsets(body, given["betas"], config.model.canonical_pose)
     torch.manual_seed(config.seed)
     avatar = Avatar(
         config.model,
@@ -180,7 +218,8 @@ def _avatar(
         given["poses"][: len(capture)],
         given["trans"][: len(capture)],
         given["betas"],
-        torch.zeros(body.joint_count, 3),
+        offsets,
+        None if skinner is None else skinner.weights,
     )
     state = avatar.state_dict()
     for (network, layer, kind), value in layers.items():

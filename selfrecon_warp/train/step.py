@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,29 +12,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfrecon_warp.config import Config, MethodConfig, StageConfig
-from selfrecon_warp.kernels.intersection import inverse_3x3
 from selfrecon_warp.kernels.laplacian import loss_laplacian
 from selfrecon_warp.kernels.mesh_losses import loss_edge_length, loss_normal_consistency
 from selfrecon_warp.kernels.rasterize import pixel_barycentrics, visible_faces
-from selfrecon_warp.kernels.silhouette import antialiased_silhouette, splatted_silhouette
 from selfrecon_warp.kernels.skinning import skin_points
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.intersection import Intersection, attach_implicit_gradient, intersect
 from selfrecon_warp.surface.polyak import intersect_polyak
-from selfrecon_warp.train.explicit import ExplicitMesh, loss_contour
-from selfrecon_warp.train.losses import (
-    loss_colour,
-    loss_consistency,
-    loss_eikonal,
-    loss_mask_iou,
-    loss_normal,
-    loss_offset,
-    loss_rigidity,
-    loss_temporal,
-)
+from selfrecon_warp.train.explicit import ExplicitMesh
+from selfrecon_warp.train.losses import loss_colour, loss_consistency, loss_normal
 from selfrecon_warp.train.observations import Observations
+from selfrecon_warp.train.regularisers import draw, regulariser_terms
+from selfrecon_warp.train.silhouettes import silhouette_loss
 
-NOISE_M = 0.01
+TRIAL_STEPS = 3
+"""Steps of the ray solve that every ray takes; later ones are for rays that have not converged by then."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +69,30 @@ def fit_step(
         Loss terms and figures, detached.
     """
     optimiser.zero_grad(set_to_none=True)
-    explicit, figures, rays = _explicit_branch(avatar, mesh, observations, frames, stage, config.method, generator)
-    explicit.backward()
-    if config.method.vertex_optimiser == "sgd":
-        mesh.descend(config.optimiser.vertices)
-    else:
-        mesh.step(config.optimiser.vertices * rate, config.optimiser.smoothing)
-    implicit, terms = _implicit_branch(avatar, mesh, observations, rays, stage, config.method, clips, generator)
-    implicit.backward()
+    with _matmul_precision("high" if config.method.tf32 else torch.get_float32_matmul_precision()):
+        explicit, figures, rays = _explicit_branch(avatar, mesh, observations, frames, stage, config.method, generator)
+        if explicit.requires_grad:  # it does not where every term of the branch is switched off
+            explicit.backward()
+        if config.method.vertex_optimiser == "sgd":
+            mesh.descend(config.optimiser.vertices)
+        else:
+            mesh.step(config.optimiser.vertices * rate, config.optimiser.smoothing)
+        implicit, terms = _implicit_branch(avatar, mesh, observations, rays, stage, config.method, clips, generator)
+        if implicit.requires_grad:
+            implicit.backward()
     optimiser.step()
     return {"explicit": explicit.detach(), **figures, **terms}
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """How exactly float32 matrices are multiplied inside the block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _explicit_branch(
@@ -95,28 +104,26 @@ def _explicit_branch(
     method: MethodConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor], Rays]:
-    """Silhouettes of the posed mesh against the masks."""
-    weights = stage.losses
-    bones = avatar.bones(frames)
-    posed, displacement = avatar.deformation(mesh.vertices, avatar.codes[frames], bones, mesh.weights)
-    if method.posed_consistency:
-        displacement = posed - skin_points(mesh.vertices, mesh.weights, bones)
-    vertices_pixel = avatar.camera.project(posed)
-    H, W = observations.masks.shape[1:]
-    face_index = visible_faces(vertices_pixel, mesh.faces, H, W)
-    total = weights.consistency * loss_consistency(displacement, weights.consistency_scale)
-    figures = {}
-    if weights.contour > 0:
-        contour, mean_px = loss_contour(
-            vertices_pixel, mesh, face_index, observations, frames, weights.contour_scale_px
-        )
-        total = total + weights.contour * contour
-        figures["contour_px"] = mean_px
-    masks = observations.masks[frames]
-    if weights.mask > 0:
-        rendered, target = compared_masks(vertices_pixel, mesh, masks, stage.splat_radius, method, face_index)
-        figures["mask"] = loss_mask_iou(rendered, target)
-        total = total + weights.mask * figures["mask"]
+    """Silhouettes of the posed mesh against the masks, and how far the offset carries it."""
+    weights, masks = stage.losses, observations.masks[frames]
+    drawn = partial(_drawn, avatar, mesh, avatar.codes[frames], avatar.bones(frames), method)
+    with torch.set_grad_enabled(not method.lean):
+        vertices_pixel, displacement = drawn()
+    face_index = visible_faces(vertices_pixel, mesh.faces, *masks.shape[1:])
+    compare = partial(
+        silhouette_loss,
+        mesh=mesh,
+        face_index=face_index,
+        observations=observations,
+        frames=frames,
+        stage=stage,
+        method=method,
+    )
+    if method.lean:
+        total, figures, displacement = _lean_silhouettes(vertices_pixel, compare, drawn, method, generator)
+    else:
+        total, figures = compare(vertices_pixel)
+    total = total + weights.consistency * loss_consistency(displacement, weights.consistency_scale)
     for weight, loss in (
         (weights.laplacian, loss_laplacian),
         (weights.edge, loss_edge_length),
@@ -125,42 +132,50 @@ def _explicit_branch(
         if weight > 0:
             total = total + weight * loss(mesh.vertices, mesh.faces)
     covered = face_index >= 0
-    figures = {name: value.detach() for name, value in figures.items()}
     figures["iou"] = ((covered & masks).sum((1, 2)) / (covered | masks).sum((1, 2)).clamp_min(1)).mean()
     return total, figures, _sample_rays(mesh, vertices_pixel.detach(), face_index, masks, frames, stage.rays, generator)
 
 
-def compared_masks(
-    vertices_pixel: Tensor,
-    mesh: ExplicitMesh,
-    masks: Tensor,
-    splat_radius: float,
-    method: MethodConfig,
-    face_index: Tensor | None = None,
+def _drawn(
+    avatar: Avatar, mesh: ExplicitMesh, codes: Tensor, bones: Tensor, method: MethodConfig, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The mesh's soft masks and what they are compared with, ``[B, H, W]`` each.
+    """Projected vertices (u, v, z), and the displacement that the consistency term measures, ``[B, V, 3]`` each.
 
-    Args:
-        vertices_pixel: (u, v, z), ``[B, V, 3]``.
-        mesh: The mesh whose vertices those are.
-        masks: Given masks of the frames, ``[B, H, W]`` bool.
-        splat_radius: Radius of splatted points, by half the shorter image side.
-        method: Which form the masks have.
-        face_index: Visible faces ``[B, H, W]``, where they are known already.
+    With ``index [P]``, of those vertices alone.
     """
-    H, W = masks.shape[1:]
-    target = masks.to(vertices_pixel.dtype)
-    if method.silhouette == "antialiased":
-        rendered = antialiased_silhouette(vertices_pixel, mesh.faces, H, W, face_index=face_index, edges=mesh.edges)
-        return rendered, target
-    radius = splat_radius * min(H, W) / 2.0
-    if method.dilate_masks:
-        reach = round(radius / 1.2)
-        target = F.max_pool2d(target[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
-    rendered = splatted_silhouette(
-        vertices_pixel, mesh.faces, H, W, radius=radius, points_per_pixel=method.splats_per_pixel
-    )
-    return rendered, target
+    vertices, weights = (mesh.vertices, mesh.weights) if index is None else (mesh.vertices[index], mesh.weights[index])
+    posed, displacement = avatar.deformation(vertices, codes, bones, weights)
+    if method.posed_consistency:
+        displacement = posed - skin_points(vertices, weights, bones)
+    return avatar.camera.project(posed), displacement
+
+
+def _lean_silhouettes(
+    vertices_pixel: Tensor,
+    compare: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
+    drawn: Callable[[Tensor], tuple[Tensor, Tensor]],
+    method: MethodConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The silhouettes' loss with its gradient carried by the vertices it moves alone.
+
+    Nearly all vertices lie inside the outline, where the loss is flat. It is differentiated by the drawn positions
+    first; only vertices that it moves most, and random ones for the consistency term, are then deformed with a graph.
+
+    Returns:
+        The loss, its figures, and the displacement of the random vertices, ``[B, P, 3]``.
+    """
+    leaf = vertices_pixel.detach().requires_grad_()
+    loss, figures = compare(leaf)
+    slope = torch.autograd.grad(loss, leaf)[0] if loss.requires_grad else torch.zeros_like(leaf)
+    strength = slope.norm(dim=-1).amax(0)
+    strongest = strength.topk(min(method.lean_vertices, len(strength))).indices
+    moved = strongest[strength[strongest] > 0]
+    random = draw(len(strength), method.lean_points, generator).to(moved.device)
+    positions, displacement = drawn(torch.cat([moved, random]))
+    positions = positions[:, : len(moved)]
+    carried = (slope[:, moved] * (positions - positions.detach())).sum()
+    return loss.detach() + carried, figures, displacement[:, len(moved) :]
 
 
 def _sample_rays(
@@ -225,7 +240,7 @@ def _implicit_branch(
     normals = F.normalize(gradient, dim=-1)
     terms: dict[str, Tensor] = {}
     if weights.colour > 0:
-        towards = _canonical_directions(jacobian, directions, method.view_gradient)
+        towards = canonical_directions(jacobian, directions, method.view_gradient)
         flat_points, towards, flat_normals = (x.reshape(-1, 3) for x in (points, towards, normals))
         colour = avatar.colours(flat_points, towards, flat_normals, sample.feature, row.flatten()).view(B, R, 3)
         terms["colour"] = loss_colour(colour, observations.images[row, v, u].float() / 255.0, valid)
@@ -237,25 +252,7 @@ def _implicit_branch(
             posed_normal = F.normalize((inverse.transpose(-1, -2) @ gradient.detach()[..., None])[..., 0], dim=-1)
             trust = trust * (-(posed_normal * directions.detach()).sum(-1)).clamp(0.0, 1.0) ** 2
         terms["normal"] = loss_normal(gradient, jacobian, observed, trust)
-    surface = _with_vertices(hit.points, mesh, method.regularised_vertices, generator)
-    if weights.eikonal > 0:
-        terms["eikonal"] = loss_eikonal(avatar.sdf.sample(_eikonal_points(avatar, surface, method, generator)).gradient)
-    if weights.rigidity > 0:
-        terms["rigidity"] = _rigidity(
-            avatar, surface, offset_jacobian, codes, weights.rigidity_scale, method, generator
-        )
-    if weights.offset > 0:
-        terms["offset"] = loss_offset(avatar.deformation.offset(hit.points, codes))
-    if weights.temporal > 0 and avatar.poses.requires_grad:
-        joints = avatar.joints(with_translation=method.temporal_translation)
-        terms["temporal"] = loss_temporal(joints, clips, method.temporal_window, method.temporal_kept)
-    if weights.pull > 0:
-        pulled = mesh.vertices.detach()
-        if method.pulled_vertices is not None:
-            pulled = pulled[
-                torch.randint(len(pulled), (method.pulled_vertices,), generator=generator).to(pulled.device)
-            ]
-        terms["pull"] = (avatar.sdf(pulled) + stage.shrink).abs().mean()
+    terms |= regulariser_terms(avatar, mesh, hit.points, offset_jacobian, codes, stage, method, clips, generator)
     total = hit.points.new_zeros(())
     for name, term in terms.items():
         total = total + getattr(weights, name) * term
@@ -264,7 +261,7 @@ def _implicit_branch(
     return total, {**figures, "converged": hit.converged.float().mean(), "singular": singular}
 
 
-def _canonical_directions(jacobian: Tensor, directions: Tensor, differentiable: bool) -> Tensor:
+def canonical_directions(jacobian: Tensor, directions: Tensor, differentiable: bool) -> Tensor:
     """Unit viewing directions carried back to canonical space, ``[B, R, 3]``; world directions where ``J`` is singular.
 
     Source: SelfRecon, Eq. 12.
@@ -274,35 +271,6 @@ def _canonical_directions(jacobian: Tensor, directions: Tensor, differentiable: 
     inverse, regular = inverse_3x3(jacobian)
     carried = F.normalize((inverse @ directions[..., None])[..., 0], dim=-1)
     return torch.where(regular[..., None], carried, directions.detach())
-
-
-def _with_vertices(points: Tensor, mesh: ExplicitMesh, count: int, generator: torch.Generator) -> Tensor:
-    """The rays' points ``[B, R, 3]``, the same random vertices of the mesh appended in every frame."""
-    if count == 0:
-        return points
-    pick = torch.randint(len(mesh.vertices), (count,), generator=generator).to(points.device)
-    return torch.cat([points, mesh.vertices.detach()[pick].expand(len(points), -1, -1)], 1)
-
-
-def _rigidity(
-    avatar: Avatar,
-    surface: Tensor,
-    offset_jacobian: Tensor,
-    codes: Tensor,
-    scale: float,
-    method: MethodConfig,
-    generator: torch.Generator,
-) -> Tensor:
-    """Rigidity of the offset map at the rays' points, whose Jacobian is known, and at those that join them."""
-    rays = offset_jacobian.shape[1]
-    further = surface[:, rays:]
-    if method.jittered_rigidity:
-        jittered = surface + NOISE_M * torch.randn(surface.shape, generator=generator).to(surface)
-        further = torch.cat([further, jittered], 1)
-    if further.shape[1]:
-        _, jacobian = avatar.deformation.offset.with_jacobian(further, codes)
-        offset_jacobian = torch.cat([offset_jacobian, jacobian + torch.eye(3).to(jacobian)], 1)
-    return loss_rigidity(offset_jacobian, scale)
 
 
 @torch.no_grad()
@@ -323,27 +291,31 @@ def _solve(
     def deform(points: Tensor) -> Tensor:
         return avatar.deformation(points, codes.detach(), bones.detach())[0]
 
-    solve = partial(
-        intersect_polyak if method.solver == "polyak" else intersect,
-        start,
-        directions,
-        centre,
-        field,
-        deform,
-        steps=stage.solve_steps,
-        distance_tolerance=method.distance_tolerance,
-        angle_tolerance=method.angle_tolerance * avatar.camera.angular_tolerance(),
-    )
-    if method.solver == "polyak":
-        return solve()
-    return solve(jacobian=avatar.deformation.skinning_jacobian(start, bones))
+    polyak = method.solver == "polyak"
+    jacobian = None if polyak else avatar.deformation.skinning_jacobian(start, bones)
 
+    def solve(points: Tensor, rays: Tensor, slopes: Tensor | None, steps: int) -> Intersection:
+        tolerances = {
+            "distance_tolerance": method.distance_tolerance,
+            "angle_tolerance": method.angle_tolerance * avatar.camera.angular_tolerance(),
+        }
+        if slopes is None:
+            return intersect_polyak(points, rays, centre, field, deform, steps=steps, **tolerances)
+        return intersect(points, rays, centre, field, deform, slopes, steps=steps, **tolerances)
 
-def _eikonal_points(avatar: Avatar, surface: Tensor, method: MethodConfig, generator: torch.Generator) -> Tensor:
-    """A share of the surface points, jittered, and a sixth as many anywhere in the box."""
-    near = surface.reshape(-1, 3)[:: round(1.0 / method.eikonal_share)]
-    near = near + NOISE_M * torch.randn(near.shape, generator=generator).to(near)
-    anywhere = torch.rand(len(near) // 6, 3, generator=generator).to(near)
-    if method.eikonal_box is None:
-        return torch.cat([near, avatar.lower + anywhere * (avatar.upper - avatar.lower)])
-    return torch.cat([near, method.eikonal_box * (2.0 * anywhere - 1.0)])
+    with _matmul_precision("highest"):  # the tolerance is below what TF32 resolves
+        if polyak or stage.solve_steps <= TRIAL_STEPS:
+            return solve(start, directions, jacobian, stage.solve_steps)
+        first = solve(start, directions, jacobian, TRIAL_STEPS)
+        waiting = int((~first.converged).sum(1).max())
+        if waiting == 0:
+            return first
+        index = first.converged.int().argsort(dim=1, stable=True)[:, :waiting]
+        vectors = index[..., None].expand(-1, -1, 3)
+        assert jacobian is not None
+        slopes = jacobian.gather(1, index[..., None, None].expand(-1, -1, 3, 3))
+        rest = solve(
+            first.points.gather(1, vectors), directions.gather(1, vectors), slopes, stage.solve_steps - TRIAL_STEPS
+        )
+        points = first.points.scatter(1, vectors, rest.points)
+        return Intersection(points, first.converged.scatter(1, index, rest.converged))

@@ -35,7 +35,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Parts that can be switched off, and how; what a stage holds counts in every stage."""
 STAGE_FIELDS = ("losses.", "registration_period")
 
-
 COLUMNS = {
     "chamfer_aligned_cm": "chamfer [cm]",
     "normal_consistency_aligned": "normals",
@@ -111,12 +110,15 @@ def ablate(
     console = console or Console(stderr=True)
     base = load_config(config, overrides)
     plans = {part: overrides_without(part, base) for part in (WHOLE, *(parts or PARTS))}
+    chosen_device = select_device(device)
     read_ground_truth(capture_folder)
     read_capture(capture_folder)
-    chosen_device = select_device(device)
+    folders = {part: out / part.replace(" ", "_") for part in plans}
+    for folder in folders.values():
+        RunFolder.require_available(folder, overwrite=True)
     variants = []
     for part, switches in plans.items():
-        folder = out / part.replace(" ", "_")
+        folder = folders[part]
         timing = folder / "seconds.json"
         if not timing.is_file():
             console.print(f"{part if part == WHOLE else f'without {part}'}", highlight=False)

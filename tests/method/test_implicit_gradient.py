@@ -8,12 +8,12 @@ from capture_files import default_body, write_capture
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import load_config
-from selfrecon_warp.kernels.intersection import inverse_3x3
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.intersection import attach_implicit_gradient, intersect
 from selfrecon_warp.surface.polyak import intersect_polyak
 from selfrecon_warp.train.losses import loss_normal
-from selfrecon_warp.train.step import _canonical_directions
+from selfrecon_warp.train.step import canonical_directions
 
 SMALL = [
     "model.skinning_resolution=[17, 29, 9]",
@@ -65,7 +65,7 @@ def scene(tmp_path_factory):
     codes, bones = avatar.codes[FRAMES].detach(), avatar.bones(FRAMES).detach()
     posed, jacobian, _ = avatar.deformation.with_jacobian(start, codes, bones)
     pixels = avatar.camera.project(posed)[..., :2].detach()
-    rays = _canonical_directions(jacobian, avatar.camera.rays(pixels), differentiable=False)
+    rays = canonical_directions(jacobian, avatar.camera.rays(pixels), differentiable=False)
     normal = torch.nn.functional.normalize(avatar.sdf.sample(surface).gradient, dim=-1)
     frontal = ((rays * normal).sum(-1).abs() > 0.5).all(0)
     start, pixels = start[:, frontal], pixels[:, frontal]
@@ -164,7 +164,7 @@ def test_canonical_view_direction_is_carried_on_to_the_ray(scene):
     codes, bones = avatar.codes[FRAMES].detach(), avatar.bones(FRAMES).detach()
     _, jacobian, _ = avatar.deformation.with_jacobian(points, codes, bones)
     rays = avatar.camera.rays(pixels).detach()
-    canonical = _canonical_directions(jacobian, rays, differentiable=False).detach()
+    canonical = canonical_directions(jacobian, rays, differentiable=False).detach()
     with torch.no_grad():
         step = 1e-6
         ends = [avatar.deformation(points + sign * step * canonical, codes, bones)[0] for sign in (1.0, -1.0)]

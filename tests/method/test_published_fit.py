@@ -19,14 +19,21 @@ SMALL = [
     "model.offset.depth=2",
     "model.appearance.width=32",
     "init.iterations=60",
-    "init.cache=false",
     "method.regularised_vertices=200",
     *(f"stages.{name}.resolution=[41, 57, 25]" for name in ("coarse", "medium", "fine")),
     *(f"stages.{name}.rays=100" for name in ("coarse", "medium", "fine")),
     *(f"stages.{name}.splat_radius=0.06" for name in ("coarse", "medium", "fine")),
-    *(f"stages.{name}.iterations=20" for name in ("coarse", "medium", "fine")),
+    *(f"stages.{name}.iterations=8" for name in ("coarse", "medium", "fine")),
     *(f"stages.{name}.epochs=null" for name in ("coarse", "medium", "fine")),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_first_shape(tmp_path_factory):
+    """The body is the same in every test, so its first shape is fitted once and kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +54,9 @@ def test_every_stage_runs_and_its_losses_fall(capture, name):
     def mean(name, steps):
         return float(torch.stack([step[name] for step in steps if name in step]).mean())
 
-    assert mean("mask", terms[-10:]) < mean("mask", terms[:10])
-    assert mean("colour", terms[-10:]) < mean("colour", terms[:10])
-    assert mean("iou", terms[-10:]) > 0.8
+    assert mean("mask", terms[-8:]) < mean("mask", terms[:8])
+    assert mean("colour", terms[-8:]) < mean("colour", terms[:8])
+    assert mean("iou", terms[-8:]) > 0.8
     assert mean("converged", terms) > 0.5
 
 
