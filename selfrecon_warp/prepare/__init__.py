@@ -1,0 +1,1 @@
+"""Video, pictures and estimators' files become captures."""
