@@ -4,6 +4,9 @@
 # make bench      set up .venv with the peers, time every kernel beside them: benchmarks/results/kernels_cpu.md
 # make bench-env  set up .venv-bench with PyTorch3D (Python 3.11, Linux x86-64, 5 GB), which `make bench` then includes
 #
+# make external   set up .venv, check exported files with the Khronos validator, three.js in Chromium, and Blender; the
+#                 last two and npm have to be there (docs/export.md), what is missing is skipped aloud
+#
 # torch is installed before everything else, so that this line alone decides which build it is. CPU only, a small download:
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 
@@ -11,13 +14,14 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+NODE_PACKAGES ?= gltf-validator@2.0.0-dev.3.10 three@0.187.0
 BENCH_ARGS ?=
 BENCH_PYTHON ?= python3.11
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -qq
 
-.PHONY: demo test lint smoke bench bench-env clean
+.PHONY: demo test lint smoke external bench bench-env clean
 
 demo: $(VENV)/installed
 	$(BIN)/selfrecon demo --out demo --overwrite
@@ -39,6 +43,10 @@ smoke: $(VENV)/installed-dev
 	rm -rf build
 	cd $(VENV)/smoke && PYTHONPATH=site ../bin/python -m selfrecon_warp demo --smoke --out demo
 	cd $(VENV)/smoke && PYTHONPATH=site ../bin/python -m selfrecon_warp bench --quick --op encode --json bench.json
+
+external: $(VENV)/installed-dev
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node $(NODE_PACKAGES)
+	SELFRECON_NODE_MODULES=$(VENV)/node/node_modules $(BIN)/python -m pytest -rs --log-cli-level=INFO tests/asset/test_external.py
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from selfrecon_warp import __version__
+from selfrecon_warp import __version__, cli_avatar, cli_prepare
 from selfrecon_warp.errors import SelfReconError
 
 FAILED = 1
@@ -175,15 +175,38 @@ def fit(
 
 
 @app.command(rich_help_panel=AVATAR)
-def infer(run: Run, device: Device = "auto") -> None:
+def infer(
+    run: Run,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Only these frames: numbers and ranges first:end:step, commas between, such as `:60` or `0,5,::4`.",
+            show_default=False,
+        ),
+    ] = None,
+    over_photo: Annotated[
+        bool, typer.Option("--over-photo", help="Draw shape and colours over the photographs instead of on white.")
+    ] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Keep no picture of each frame.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Write no videos.")] = False,
+    no_colour: Annotated[bool, typer.Option("--no-colour", help="Leave out colours, the slowest part.")] = False,
+    offset: Annotated[
+        bool, typer.Option("--offset", help="Also show what the learned offset alone does to the canonical mesh.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
     """Write the canonical mesh and, for every frame, mesh, shaded, normal and colour images, with videos."""
     from selfrecon_warp.devices import select_device
     from selfrecon_warp.train.run_folder import RunFolder
 
     opened = RunFolder.open(run)
-    from selfrecon_warp.view.infer import infer_run
+    from selfrecon_warp.capture.dataset import read_capture
+    from selfrecon_warp.view.infer import Wanted, infer_run, parse_frames
 
-    infer_run(opened, select_device(device))
+    chosen = None if frames is None else parse_frames(frames, len(read_capture(opened.capture_folder)))
+    wanted = Wanted(chosen, not no_images, not no_video, not no_colour, over_photo, offset)
+    infer_run(opened, select_device(device), wanted=wanted)
     typer.echo(f"canonical mesh: {opened.canonical_mesh}\nframes: {opened.infer}")
 
 
@@ -216,12 +239,31 @@ def view(
     screenshot: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw one picture without a window and leave.")
     ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For the layer error.", show_default=False)
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="On from the start: body, normals, error, weights, slice, misses or cameras; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the checkpoint of a fit that is running.")] = False,
 ) -> None:
-    """Look at a run: canonical mesh, posed meshes on a time slider, images in their camera."""
+    """Look at a run: canonical and posed meshes on a time slider, images in their cameras, layers over them."""
     from selfrecon_warp.train.run_folder import RunFolder
     from selfrecon_warp.view.viewer import view_run
 
-    view_run(RunFolder.open(run), frame=frame, screenshot=screenshot)
+    view_run(
+        RunFolder.open(run),
+        frame=frame,
+        screenshot=screenshot,
+        ground_truth=ground_truth,
+        layers=layer or (),
+        watch=watch,
+    )
     if screenshot is not None:
         typer.echo(f"picture: {screenshot}")
 
@@ -233,11 +275,28 @@ def import_run(
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
     checkpoint: Annotated[str, typer.Option(help="File in the folder.")] = "latest.pth",
     sdf_model: Annotated[
-        Path | None, typer.Option(help="Checkpoint whose signed-distance field is taken instead.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File whose signed-distance field is taken instead: a checkpoint, or a field alone such as "
+            "initial_sdf_idr_6_1.pth.",
+            show_default=False,
+        ),
     ] = None,
     model_rm_prefix: Annotated[
-        str | None,
-        typer.Option(help="Parameters of this prefix stay untrained, such as netRender.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Parameters of this prefix stay untrained, such as netRender; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    skinner: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PTH",
+            help="Skinning cache of the reference; when absent, the capture's initial_skinner_*.pth if it has one.",
+            show_default=False,
+        ),
     ] = None,
     body_models: BodyModels = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
@@ -251,7 +310,8 @@ def import_run(
         out,
         checkpoint=checkpoint,
         sdf=sdf_model,
-        leave_out=model_rm_prefix,
+        leave_out=model_rm_prefix or (),
+        skinner=skinner,
         body_models=body_models,
         overwrite=overwrite,
     )
@@ -410,6 +470,10 @@ def version() -> None:
     typer.echo(f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, warp {metadata.version('warp-lang')}")
     for index in range(torch.cuda.device_count()):
         typer.echo(f"cuda:{index} {torch.cuda.get_device_name(index)}")
+
+
+app.add_typer(cli_prepare.prepare, name="prepare", rich_help_panel=AVATAR)
+app.add_typer(cli_avatar.commands)
 
 
 def main() -> None:

@@ -23,3 +23,15 @@ class RunError(SelfReconError):
 
 class BenchError(SelfReconError):
     """A benchmark cannot be run or its result not be written."""
+
+
+class MotionError(SelfReconError):
+    """A motion file is missing, unsafe or not understood."""
+
+
+class PrepareError(SelfReconError):
+    """What a capture should be made from is missing, unsafe, not understood or does not fit together."""
+
+
+class ExportError(SelfReconError):
+    """An avatar cannot be written in the format asked for."""

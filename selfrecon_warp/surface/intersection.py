@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.intersection import implicit_gradient, inverse_3x3, ray_step
+from selfrecon_warp.kernels.intersection import implicit_gradient, ray_step
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Canonical points ``[B, R, 3]`` to signed distance ``[B, R]`` and its gradient ``[B, R, 3]``."""

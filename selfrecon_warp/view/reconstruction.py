@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfrecon_warp.kernels.intersection import inverse_3x3
 from selfrecon_warp.kernels.rasterize import pixel_barycentrics
+from selfrecon_warp.kernels.small_matrices import inverse_3x3
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.extraction import extract_mesh, lattice
 from selfrecon_warp.train.fit import FLOATER_SHARE
@@ -55,6 +55,12 @@ class Reconstruction:
     def posed(self, frames: Sequence[int]) -> Tensor:
         """World positions [m] of the vertices in some frames, ``[B, V, 3]``."""
         return self._deformed(self.vertices, self._weights, frames)
+
+    @torch.no_grad()
+    def offset(self, frame: int) -> Tensor:
+        """Canonical positions [m] of the vertices as one frame's learned offset alone moves them, ``[V, 3]``."""
+        displacement: Tensor = self.avatar.deformation.offset(self.vertices, self.avatar.codes[frame : frame + 1])
+        return self.vertices + displacement[0]
 
     @torch.no_grad()
     def jacobians(self, frames: Sequence[int], posed: Tensor) -> Tensor:

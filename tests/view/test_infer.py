@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 from selfrecon_warp.capture.dataset import decode_normals
 from selfrecon_warp.capture.image_file import read_image
 from selfrecon_warp.cli import app
-from selfrecon_warp.errors import RunError
+from selfrecon_warp.errors import ConfigError, RunError
 from selfrecon_warp.train.checkpoint import save_checkpoint
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import load_avatar
 from selfrecon_warp.view import infer
-from selfrecon_warp.view.infer import infer_run
+from selfrecon_warp.view.infer import Wanted, infer_run, parse_frames
 from selfrecon_warp.view.mesh_io import read_ply
 from selfrecon_warp.view.video import read_video
 
@@ -141,12 +141,86 @@ def test_devices_agree(inferred, run, device):
             assert np.abs(found.astype(float) - expected).mean() < 0.5
 
 
+# ---- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def written(run: RunFolder) -> set[str]:
+    return {str(path.relative_to(run.infer)) for path in run.infer.rglob("*") if path.is_file()}
+
+
+def test_only_frames_asked_for_are_written(run):
+    overlaps = infer_run(run, CPU, wanted=Wanted(frames=[0, 2], videos=False))
+    assert list(overlaps) == [0, 2]
+    names = ("meshes/{}.ply", "shaded/{}.png", "normals/{}.png", "colour/{}.png")
+    each = {name.format(frame) for frame in ("000000", "000002") for name in names}
+    assert written(run) == each | {"overlap.json"}
+
+
+def test_pictures_videos_and_colours_can_be_left_out(run, inferred):
+    infer_run(run, CPU, wanted=Wanted(images=False, colour=False))
+    meshes = {f"meshes/{frame:06d}.ply" for frame in range(FRAMES)}
+    assert written(run) == meshes | {"overlap.json", "shaded.mp4", "normals.mp4", "turntable.mp4"}
+    assert len(read_video(run.infer / "shaded.mp4")) == FRAMES
+    infer_run(run, CPU, wanted=Wanted(images=False, videos=False))
+    assert written(run) == meshes | {"overlap.json"}
+    assert json.loads((run.infer / "overlap.json").read_text()) == json.loads(
+        (inferred[0].infer / "overlap.json").read_text()
+    )
+
+
+def test_pictures_over_the_photograph_keep_what_the_mesh_leaves_free(run, inferred, sphere):
+    infer_run(run, CPU, wanted=Wanted(videos=False, over_photo=True))
+    for name in ("shaded", "colour"):
+        for frame, (over, alone) in enumerate(zip(pictures(run, name), pictures(inferred[0], name), strict=True)):
+            photo = read_image(run.capture_folder / "imgs" / f"{frame:06d}.png")
+            free = (alone == 255).all(-1)
+            assert np.array_equal(over[free], photo[free])
+            middle = np.argwhere(sphere.meets(frame)[0].numpy()).mean(0).round().astype(int)
+            assert np.array_equal(over[tuple(middle)], alone[tuple(middle)])
+    assert all((picture[0, 0] == 0).all() for picture in pictures(run, "normals"))
+
+
+def test_the_offset_alone_is_shown_from_the_front(run):
+    checkpoint = torch.load(run.checkpoints / "latest.pt", weights_only=True)
+    checkpoint["state"]["avatar"]["codes"][1] = 30.0
+    torch.save(checkpoint, run.checkpoints / "latest.pt")
+    infer_run(run, CPU, wanted=Wanted(offset=True))
+    first, second, third = pictures(run, "offset")
+    assert np.array_equal(first, third)  # their codes are zero
+    assert not np.array_equal(first, second)
+    assert len(read_video(run.infer / "offset.mp4")) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [(":2", [0, 1]), ("::4", [0, 4, 8]), ("5,0,5", [0, 5]), ("-1, 2:4", [2, 3, 9]), ("7:", [7, 8, 9])],
+)
+def test_frames_are_numbers_and_ranges(text, frames):
+    assert parse_frames(text, 10) == frames
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10", "-11", "1:2:3:4", "1:2:0", "5:5"])
+def test_frames_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match=f"--frames {text}"):
+        parse_frames(text, 10)
+
+
+def test_options_reach_from_the_command_line(run):
+    arguments = ["--frames", "1:", "--no-video", "--no-images", "--no-colour", "--over-photo", "--device", "cpu"]
+    assert CliRunner().invoke(app, ["infer", str(run.path), *arguments]).exit_code == 0
+    assert written(run) == {"meshes/000001.ply", "meshes/000002.ply", "overlap.json"}
+
+
+def test_frames_out_of_range_are_refused_before_any_work(run):
+    require_refused(run, "is neither a frame from 0 to 2", "--frames", "3")
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
-def require_refused(run: RunFolder, expected: str) -> None:
+def require_refused(run: RunFolder, expected: str, *options: str) -> None:
     before = files_below(run.path.parent)
-    result = CliRunner().invoke(app, ["infer", str(run.path), "--device", "cpu"])
+    result = CliRunner().invoke(app, ["infer", str(run.path), "--device", "cpu", *options])
     assert result.exit_code == 2, result.output + repr(result.exception)
     assert expected in result.stderr
     assert files_below(run.path.parent) == before

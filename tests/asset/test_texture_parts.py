@@ -1,0 +1,311 @@
+"""The parts of texturing on meshes whose every answer is known."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from selfrecon_warp.asset.bake import (
+    bake_colours,
+    edge_strength,
+    fill_unseen,
+    photographs,
+    pixel_trust,
+    relative_sharpness,
+    robust_mean,
+    sample_pictures,
+)
+from selfrecon_warp.asset.normal_map import encode_normals, tangents
+from selfrecon_warp.asset.simplify import simplified
+from selfrecon_warp.asset.unwrap import Atlas, TexelMap, texel_map, unwrap
+from selfrecon_warp.capture.camera import Camera
+from selfrecon_warp.kernels.rasterize import interpolate, rasterize
+from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
+from selfrecon_warp.surface.mesh import vertex_normals
+
+CPU = torch.device("cpu")
+SIZE, PICTURE = 256, 160
+
+
+@pytest.fixture(scope="module")
+def ball() -> tuple[np.ndarray, np.ndarray]:
+    mesh = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
+    return np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32)
+
+
+@pytest.fixture(scope="module")
+def atlas(ball) -> Atlas:
+    return unwrap(*ball, SIZE)
+
+
+@pytest.fixture(scope="module")
+def texels(atlas) -> TexelMap:
+    return texel_map(atlas, SIZE, CPU)
+
+
+def painted(points: torch.Tensor) -> torch.Tensor:
+    """A smooth colour of every place in space, ``[..., 3]``."""
+    return 0.5 + 0.4 * torch.sin(6 * points + torch.tensor([0.0, 1.0, 2.0]))
+
+
+def turned(vertices: np.ndarray, views: int) -> torch.Tensor:
+    """The mesh turning about the vertical axis and a little about the others, 2 m before a camera, ``[N, V, 3]``."""
+    angles = torch.linspace(0, 2 * torch.pi, views + 1)[:-1]
+    turns = torch.linalg.matrix_exp(
+        torch.stack([torch.tensor([[0, 0.3 * k, a], [-0.3 * k, 0, 0], [-a, 0, 0]]) for k, a in enumerate(angles)])
+    )
+    return torch.from_numpy(vertices) @ turns.transpose(1, 2) + torch.tensor([0.0, 0.0, 2.0])
+
+
+def camera() -> Camera:
+    return Camera((200, 200), (0.5 * (PICTURE - 1),) * 2, height=PICTURE, width=PICTURE)
+
+
+def pictures(posed: torch.Tensor, colours: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a camera sees of coloured vertices, green behind it, and the masks."""
+    drawn = rasterize(camera().project(posed), faces, PICTURE, PICTURE)
+    mask = drawn.face_index >= 0
+    seen = interpolate(colours, faces, drawn)
+    images = torch.where(mask[..., None], seen, torch.tensor([0.0, 1.0, 0.0]))
+    return (images * 255).round().byte(), mask
+
+
+def psnr(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(-10 * torch.log10((found - expected).square().mean()))
+
+
+# ---- simplify -------------------------------------------------------------------------------------------------------
+
+
+def test_decimation_keeps_the_surface(ball):
+    vertices, faces = simplified(*ball, face_count=400)
+    assert 380 <= len(faces) <= 400
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(trimesh.Trimesh(*ball).volume, rel=0.03)
+    assert (np.linalg.norm(vertices, axis=1) - 0.5 < 0.01).all()
+
+
+def test_clean_up_welds_and_drops(ball):
+    vertices, faces = ball
+    soup, index = vertices[faces].reshape(-1, 3), np.arange(3 * len(faces)).reshape(-1, 3)
+    speck = np.float32([[2, 2, 2], [2.1, 2, 2], [2, 2.1, 2], [9, 9, 9]])
+    flat = [[0, 0, 1], [0, 1, 1]]
+    index = np.concatenate((index, flat, [[len(soup), len(soup) + 1, len(soup) + 2]]))
+    cleaned, left = simplified(np.concatenate((soup, speck)), index, face_count=10_000, min_fraction=0.1)
+    assert len(cleaned) == len(vertices)
+    assert len(left) == len(faces)
+    np.testing.assert_allclose(cleaned[left], vertices[faces])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"face_count": 3}, "face_count must be at least 4, got 3"),
+        ({"faces": np.zeros((2, 3), int)}, "at least one face with an area"),
+        ({"faces": np.zeros((2, 4), int)}, r"faces must have shape \[F, 3\]"),
+        ({"vertices": np.full((642, 3), np.nan)}, "vertices must be finite"),
+    ],
+)
+def test_simplify_names_what_is_wrong(ball, change, message):
+    with pytest.raises(ValueError, match=message):
+        simplified(**{"vertices": ball[0], "faces": ball[1], "face_count": 100, **change})
+
+
+# ---- unwrap ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_face_has_a_place_of_its_own(ball, atlas):
+    assert atlas.faces.shape == ball[1].shape
+    np.testing.assert_array_equal(atlas.vertices[atlas.faces], ball[1])
+    assert atlas.texcoords.min() >= 0
+    assert atlas.texcoords.max() <= 1
+    corners = atlas.texcoords[atlas.faces].astype(np.float64)
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    area = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2
+    assert (area > 0).all()
+    flat = torch.from_numpy(atlas.texcoords).double() * 1024 - 0.5
+    flat = torch.cat((flat, torch.ones_like(flat[:, :1])), -1)[None]
+    layers = rasterize_layers(flat, torch.from_numpy(atlas.faces), 1024, 1024, 2)
+    overlapping = (layers.face_index[..., 1] >= 0).sum()
+    on_edges = 1e-3 * (layers.face_index[..., 0] >= 0).sum()  # centres exactly between two faces belong to both
+    assert overlapping <= on_edges
+    assert area.sum() == pytest.approx(float((layers.face_index[..., 0] >= 0).double().mean()), rel=0.02)
+
+
+def test_texels_lie_on_the_surface(ball, atlas, texels):
+    flat = texels.interpolate(torch.from_numpy(atlas.texcoords), torch.from_numpy(atlas.faces))
+    centres = torch.stack((texels.texel % SIZE, texels.texel // SIZE), -1).float()
+    torch.testing.assert_close(flat * SIZE - 0.5, centres, atol=1e-3, rtol=0)
+    points = texels.interpolate(*map(torch.from_numpy, ball))
+    assert ((points.norm(dim=1) - 0.5).abs() < 0.01).all()
+    assert len(np.unique(texels.face_index.numpy())) == len(ball[1])
+
+
+def test_gutters_continue_the_charts(texels):
+    colour = torch.arange(len(texels.texel)).float()[:, None]
+    image = texels.image(colour)
+    assert image.shape == (SIZE, SIZE, 1)
+    torch.testing.assert_close(image.view(-1, 1)[texels.texel], colour)
+    inside = np.zeros(SIZE * SIZE, bool)
+    inside[texels.texel.numpy()] = True
+    inside = inside.reshape(SIZE, SIZE)
+    right = inside[:, :-1] & ~inside[:, 1:]  # a blank texel beside a covered one takes a value from its surroundings
+    row, column = np.argwhere(right)[0]
+    source = texels.texel[int(image[row, column + 1, 0])]
+    assert abs(int(source) // SIZE - row) <= 1
+    assert abs(int(source) % SIZE - (column + 1)) <= 1
+
+
+def test_unwrapping_is_repeatable(ball, atlas):
+    again = unwrap(*ball, SIZE)
+    np.testing.assert_array_equal(again.texcoords, atlas.texcoords)
+    np.testing.assert_array_equal(again.faces, atlas.faces)
+
+
+def test_unwrap_names_what_is_wrong(ball):
+    with pytest.raises(ValueError, match="at least one face"):
+        unwrap(ball[0], ball[1][:0], SIZE)
+    with pytest.raises(ValueError, match=r"faces must have shape \[F, 3\]"):
+        unwrap(ball[0], ball[1][:, :2], SIZE)
+
+
+# ---- bake -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_texture_comes_back(ball, texels):
+    vertices, faces = ball[0], torch.from_numpy(ball[1])
+    posed = turned(vertices, 12)
+    colours = painted(torch.from_numpy(vertices))
+    images, masks = pictures(posed, colours, faces)
+    seen = photographs(posed, faces, camera(), images, masks)
+    baked, weights = bake_colours(texels, faces, seen)
+    expected = texels.interpolate(colours, faces)
+    well = weights > 0.2
+    assert well.float().mean() > 0.5
+    assert psnr(baked[well], expected[well]) > 38
+    filled = fill_unseen(baked, weights, texels, faces, len(vertices))
+    assert psnr(filled, expected) > 15  # the caps, which no picture shows, are guessed
+    green = torch.tensor([0.0, 1.0, 0.0])
+    assert ((filled - green).abs().amax(1) > 0.08).all()  # the surface itself keeps 0.1 away
+    again = fill_unseen(*bake_colours(texels, faces, seen), texels, faces, len(vertices))
+    assert torch.equal(again, filled)
+
+
+def test_an_arm_does_not_paint_what_is_behind(texels, ball):
+    """A red bar moves before a blue ball; its fitted place is off by two pixels."""
+    bar = trimesh.creation.box((0.12, 1.6, 0.1))
+    vertices = np.concatenate((ball[0], np.asarray(bar.vertices, np.float32)))
+    faces = torch.from_numpy(np.concatenate((ball[1], bar.faces + len(ball[0]))).astype(np.int32))
+    colours = torch.tensor([[0.1, 0.2, 0.9]]).repeat(len(vertices), 1)
+    colours[len(ball[0]) :] = torch.tensor([0.9, 0.1, 0.1])
+    posed = torch.from_numpy(vertices)[None].repeat(6, 1, 1) + torch.tensor([0.0, 0.0, 2.0])
+    posed[:, len(ball[0]) :] += torch.stack((torch.linspace(-0.4, 0.4, 6), torch.zeros(6), -torch.full((6,), 0.7)), -1)[
+        :, None
+    ]
+    fitted = posed.clone()
+    fitted[:, len(ball[0]) :, 0] += 0.013  # 2 px at 1.3 m
+    images, masks = pictures(posed, colours, faces)
+    seen = photographs(fitted, faces, camera(), images, masks)
+    baked, weights = bake_colours(texels, faces, seen)
+    front = (weights > 1e-3) & (texels.interpolate(*map(torch.from_numpy, ball))[:, 2] < 0)
+    assert front.float().mean() > 0.15
+    assert float(baked[front][:, 0].max()) < 0.3
+    assert (weights[texels.interpolate(*map(torch.from_numpy, ball))[:, 2] > 0.1] == 0).all()
+
+
+def test_trust_ends_before_borders():
+    depth = torch.full((60, 60), 2.0)
+    depth[:, 30:] = 2.2
+    mask = torch.ones(60, 60, dtype=torch.bool)
+    mask[:10] = False
+    trust = pixel_trust(depth, mask, footprint=2.5e-3)  # 5 mm: 4 px to the mask's border, 16 px to the jump
+    assert (trust[:11] == 0).all()
+    assert (trust[:, 29:31] == 0).all()
+    assert (trust[20:, 3:10] == 1).all()
+    assert (trust[30, :30].diff()[11:] <= 0).all()
+    assert 0 < trust[30, 25] < 0.5
+    assert not pixel_trust(torch.zeros(9, 9), mask[:9, :9], 1e-3).any()
+    assert (pixel_trust(torch.ones(9, 9), torch.ones(9, 9, dtype=torch.bool), 1e-3) == 1).all()
+
+
+def test_outliers_leave_the_mean():
+    samples = torch.tensor([[[0.5] * 3, [0.52] * 3, [0.48] * 3, [0.0, 1.0, 0.0]], [[0.3] * 3] * 4])
+    weight = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    mean = robust_mean(samples, weight)
+    torch.testing.assert_close(mean[0], torch.full((3,), 0.5), atol=0.01, rtol=0)
+    assert (mean[1] == 0).all()
+
+
+def test_pictures_are_sampled_between_pixels():
+    images = torch.zeros(2, 3, 4, 3, dtype=torch.uint8)
+    images[1, 1, 2] = 255
+    picture, pixel = torch.tensor([[1, 1, 0, -1]]), torch.tensor([[[2.0, 1.0], [1.75, 1.5], [2.0, 1.0], [9.0, -9.0]]])
+    torch.testing.assert_close(sample_pictures(images, picture, pixel)[0, :, 0], torch.tensor([1.0, 0.375, 0.0, 0.0]))
+
+
+def test_blurred_pictures_count_less():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (7, 32, 32, 3), np.uint8)
+    images[3] = 127
+    masks = np.ones((7, 32, 32), bool)
+    masks[5] = False
+    sharpness = relative_sharpness(edge_strength(images, masks))
+    assert sharpness[3] == pytest.approx(0.1)
+    assert (sharpness[[0, 1, 2, 4, 6]] > 0.8).all()
+
+
+def test_the_unseen_takes_colours_from_around(ball, texels):
+    vertices, faces = map(torch.from_numpy, ball)
+    points = texels.interpolate(vertices, faces)
+    colours = torch.where(points[:, :1] > 0, torch.tensor([0.8, 0.2, 0.2]), torch.tensor([0.2, 0.2, 0.8]))
+    weights = (points[:, 1].abs() < 0.3).float()
+    filled = fill_unseen(colours * weights[:, None], weights, texels, faces, len(vertices))
+    top = (points[:, 1] > 0.35) & (points[:, 0] > 0.2)
+    assert (filled[top][:, 0] > 0.5).all()
+    assert filled.min() > 0.15
+    nothing = fill_unseen(colours * 0, weights * 0, texels, faces, len(vertices))
+    assert ((nothing - 0.5).abs() < 1e-4).all()
+
+
+# ---- normal map -----------------------------------------------------------------------------------------------------
+
+
+def test_the_surface_itself_is_flat(ball, atlas, texels):
+    vertices, faces = map(torch.from_numpy, ball)
+    normals = vertex_normals(vertices, faces)
+    own = torch.nn.functional.normalize(texels.interpolate(normals, faces), dim=-1)
+    encoded = encode_normals(own, texels, vertices, normals, faces, atlas)
+    torch.testing.assert_close(encoded, torch.tensor([[0.5, 0.5, 1.0]]).expand_as(encoded), atol=2e-3, rtol=0)
+
+
+def test_x_runs_along_u_and_y_against_v():
+    """A square whose u runs along x and whose v runs down along y, and one that is mirrored."""
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    faces, normals = torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([[0.0, 0, 1]]).repeat(4, 1)
+    upright = np.float32([[0, 1], [1, 1], [1, 0], [0, 0]])
+    tilted = torch.nn.functional.normalize(torch.tensor([[0.3, 0.2, 1.0]]), dim=1)
+    for texcoords, sign, expected in (
+        (upright, 1.0, tilted),
+        (np.float32([[1, 1], [0, 1], [0, 0], [1, 0]]), -1.0, tilted * torch.tensor([-1.0, 1, 1])),
+    ):
+        flat = Atlas(texcoords, faces.int().numpy(), np.arange(4, dtype=np.int32), 1)
+        frames = tangents(vertices, normals, faces, flat)
+        torch.testing.assert_close(frames, torch.tensor([[sign, 0, 0, sign]]).repeat(4, 1))
+        texels = texel_map(flat, 4, CPU)
+        encoded = encode_normals(tilted.repeat(16, 1), texels, vertices, normals, faces, flat)
+        torch.testing.assert_close(encoded * 2 - 1, expected.repeat(16, 1))
+
+
+def test_the_reader_gets_the_fine_normals_back(ball, atlas, texels):
+    vertices, faces = map(torch.from_numpy, ball)
+    normals = vertex_normals(vertices, faces)
+    own = torch.nn.functional.normalize(texels.interpolate(normals, faces), dim=-1)
+    fine = torch.nn.functional.normalize(own + 0.3 * torch.sin(20 * texels.interpolate(vertices, faces)), dim=-1)
+    local = encode_normals(fine, texels, vertices, normals, faces, atlas) * 2 - 1
+    frames = tangents(vertices, normals, faces, atlas)
+    upright = normals[torch.from_numpy(atlas.vertices).long()]
+    axes = (frames[:, :3], frames[:, 3:] * torch.linalg.cross(upright, frames[:, :3]), upright)
+    index = torch.from_numpy(atlas.faces)
+    read = sum(local[:, k : k + 1] * texels.interpolate(axis.contiguous(), index) for k, axis in enumerate(axes))
+    torch.testing.assert_close(torch.nn.functional.normalize(read, dim=-1), fine, atol=1e-4, rtol=1e-4)
