@@ -412,12 +412,12 @@ def demo(
     smoke: Annotated[bool, typer.Option("--smoke", help="A tiny capture, a few steps: does it run?")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the demo that is at --out.")] = False,
 ) -> None:
-    """Synthesize a person, fit, score and write an illustrated report; needs no other file."""
+    """Synthesize a person, fit, texture, export, score and report; needs no other file."""
     from selfrecon_warp.devices import select_device
-    from selfrecon_warp.view.demo import run_demo
+    from selfrecon_warp.view.demo import AVATAR, run_demo
 
     report = run_demo(out, device=select_device(device), smoke=smoke, overwrite=overwrite)
-    typer.echo(f"report: {report}")
+    typer.echo(f"report: {report}\navatar: {out / AVATAR}")
 
 
 @app.command(rich_help_panel=TRIAL)

@@ -190,7 +190,14 @@ def test_interrupting_keeps_finished_rows(tmp_path):
     file.write_text(FAKE)
     command = [sys.executable, str(file), "--json", str(out)]
     environment = {**os.environ, "FAKE": "ours slow", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background shell job
+    )
     end = time.monotonic() + 90
     while time.monotonic() < end and not (out.exists() and len(json.loads(out.read_text())["rows"]) == 4):
         time.sleep(0.1)

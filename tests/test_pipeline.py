@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from glb_file import Glb
 from typer.testing import CliRunner, Result
 
 from selfrecon_warp.cli import app
@@ -25,7 +26,7 @@ def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("pipeline") / "demo"
     result = selfrecon("demo", "--smoke", "--out", out, "--device", "cpu")
     assert result.exit_code == 0, result.output + repr(result.exception)
-    assert result.stdout.replace("\n", "").endswith(f"report: {out}/report.html")
+    assert result.stdout.splitlines()[-2:] == [f"report: {out}/report.html", f"avatar: {out}/avatar.glb"]
     return out
 
 
@@ -56,6 +57,13 @@ def test_fit_improves_from_step_to_step(demo):
     steps = [record for record in records if record["event"] == "step"]
     assert steps[-1]["iteration"] == 20
     assert steps[-1]["colour"] < steps[0]["colour"]
+
+
+def test_a_rigged_animated_file_is_left_for_other_programs(demo):
+    document = Glb(demo / "avatar.glb").json
+    assert len(document["skins"][0]["joints"]) == 24
+    assert document["animations"]
+    assert document["images"]
 
 
 def test_report_shows_frames_scores_and_videos(demo):

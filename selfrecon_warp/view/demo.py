@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from selfrecon_warp.asset.export import export_run
+from selfrecon_warp.asset.texture import texture_run
 from selfrecon_warp.capture.ground_truth import read_ground_truth
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.synthesis.synthesize import synthesize_capture
@@ -18,7 +20,7 @@ from selfrecon_warp.view.evaluate import evaluate_run
 from selfrecon_warp.view.infer import infer_run, progress_bars
 from selfrecon_warp.view.run_report import report_run
 
-CAPTURE, RUN, REPORT = "capture", "run", "report.html"
+CAPTURE, RUN, AVATAR, REPORT = "capture", "run", "avatar.glb", "report.html"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class DemoSize:
         frames: Pictures of the turn.
         size: Side of the pictures [px].
         config: Configuration of the fit.
+        texels: Side of the texture.
+        faces: Triangles of the exported avatar.
         outfit: What the person wears.
         seed: Of the person and the fit's random numbers.
     """
@@ -36,12 +40,14 @@ class DemoSize:
     frames: int
     size: int
     config: str
+    texels: int
+    faces: int
     outfit: str = "casual"
     seed: int = 1
 
 
-FULL = DemoSize(frames=60, size=360, config="fast")
-SMOKE = DemoSize(frames=8, size=112, config="smoke")
+FULL = DemoSize(frames=60, size=360, config="fast", texels=2048, faces=30_000)
+SMOKE = DemoSize(frames=8, size=112, config="smoke", texels=256, faces=2_000)
 
 
 def run_demo(
@@ -51,10 +57,10 @@ def run_demo(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Synthesize a capture, fit, infer, score and report.
+    """Synthesize a capture, fit, infer, texture, export, score and report.
 
     Args:
-        out: Folder that will hold ``capture``, ``run`` and ``report.html``.
+        out: Folder that will hold ``capture``, ``run``, ``avatar.glb`` and ``report.html``.
         device: Where to fit.
         smoke: A tiny capture and a few steps: does everything run?
         overwrite: Replace an earlier demo.
@@ -70,7 +76,7 @@ def run_demo(
     size = SMOKE if smoke else FULL
     console = console or Console(stderr=True)
 
-    console.print(f"1/4 a person is made up: {size.frames} pictures of {size.size}x{size.size}")
+    console.print(f"1/5 a person is made up: {size.frames} pictures of {size.size}x{size.size}")
     with progress_bars(console) as progress:
         task = progress.add_task("pictures", total=size.frames)
         synthesize_capture(
@@ -82,7 +88,7 @@ def run_demo(
             overwrite=overwrite,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    console.print("2/4 the avatar is fitted")
+    console.print("2/5 the avatar is fitted")
     try:
         run = fit_capture(
             out / CAPTURE,
@@ -95,9 +101,12 @@ def run_demo(
         )
     except FitInterrupted as stop:
         raise KeyboardInterrupt from stop
-    console.print("3/4 meshes and pictures are written")
+    console.print("3/5 meshes and pictures are written")
     infer_run(run, device, console=console)
-    console.print("4/4 scores and report")
+    console.print("4/5 a texture is baked, a rigged and animated avatar.glb is written")
+    texture_run(run, device, size=size.texels, face_count=size.faces, console=console)
+    export_run(run, device, out / AVATAR)
+    console.print("5/5 scores and report")
     truth = read_ground_truth(out / CAPTURE)
     evaluation = evaluate_run(run, truth.root, device, console=console)
     console.print(evaluation.table())
@@ -120,6 +129,6 @@ def _require_free(out: Path, overwrite: bool) -> None:
     held = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if held and not overwrite:
         raise RunError(f"{out}: is not empty; replace an earlier demo with --overwrite or choose another --out")
-    foreign = sorted(held - {CAPTURE, RUN, REPORT})
+    foreign = sorted(held - {CAPTURE, RUN, AVATAR, REPORT})
     if foreign:
         raise RunError(f"{out}: holds {foreign[0]}, which no demo made, so it is left alone; choose another --out")
