@@ -1,11 +1,11 @@
 """Registration of all frames' poses to the pictures, together with the canonical surface's shape.
 
-One sweep linearises every frame's residuals about the current poses and solves for all frames at once: silhouette edges
-against the mask's distance, contour points against the nearest silhouette edge, normals, colours of scattered points
-against what all frames agree on, smooth motion of markers on the bones, and the given poses as a prior. Poses are coupled
-in time over three frames alone; a body model's shape, or bumps on a free surface, border the matrix. Second-order steps
-matter here: twists of limbs and the split of a bend between neighbouring joints are weakly seen, and first-order
-optimisers leave them where they were.
+One sweep linearises every frame's residuals about the current poses and solves for all frames at once: silhouette
+edges against the mask's distance, contour points against the nearest silhouette edge, normals, colours of scattered
+points against what all frames agree on, smooth motion of markers on the bones, and the given poses as a prior. Poses
+couple over three frames in time; a body model's shape, or bumps on a free surface, border the matrix. Second-order
+steps matter here: twists of limbs and the split of a bend between neighbouring joints are weakly seen, and first-
+order optimisers leave them where they were.
 
 Derivatives live in ``kinematics``, the surface's shape in ``bumps``, the solver in ``normal_equations``; the kinds of
 residual stand here together, because they share one drawing of each frame.
