@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from selfrecon_warp import __version__, cli_avatar, cli_prepare
+from selfrecon_warp.cli_options import BodyModels, Device, Run
 from selfrecon_warp.errors import SelfReconError
 
 FAILED = 1
@@ -60,19 +61,6 @@ AVATAR, TRIAL = "From capture to avatar", "Without a capture of your own"
 
 Capture = Annotated[
     Path, typer.Argument(metavar="CAPTURE", help="Capture folder: imgs/, masks/, camera.npz, smpl_rec.npz, normals/.")
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder written by `selfrecon fit`.")]
-Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one.")
-]
-BodyModels = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="PATH",
-        envvar="SELFRECON_BODY_MODELS",
-        help="Your SMPL files: a folder or one .pkl/.npz. Without it: the CC0 body that comes with the package.",
-        show_default=False,
-    ),
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Seed of every random number; same as --set seed=N.")

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
+from selfrecon_warp.cli_options import Device, Run
+
 commands = typer.Typer()
 
 PANEL = "What is taken away"
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder written by `selfrecon fit`.")]
-Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one.")
-]
 
 
 @commands.command(rich_help_panel=PANEL)

@@ -8,19 +8,12 @@ from typing import Annotated
 
 import typer
 
+from selfrecon_warp.cli_options import BodyModels
+
 prepare = typer.Typer(no_args_is_help=True, help="Make a capture from a video or from estimators' files.")
 
 Out = Annotated[Path, typer.Option("--out", metavar="CAPTURE", help="Capture folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-BodyModels = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="PATH",
-        envvar="SELFRECON_BODY_MODELS",
-        help="Your SMPL files: a folder or one .pkl/.npz. Without it: the CC0 body that comes with the package.",
-        show_default=False,
-    ),
-]
 
 
 @prepare.command("people-snapshot")

@@ -17,6 +17,7 @@ from selfrecon_warp.kernels.mesh_losses import loss_edge_length, loss_normal_con
 from selfrecon_warp.kernels.rasterize import pixel_barycentrics, visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.kernels.small_matrices import inverse_3x3
+from selfrecon_warp.kernels.topology import mesh_topology
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.intersection import Intersection, attach_implicit_gradient, intersect
 from selfrecon_warp.surface.polyak import intersect_polyak
@@ -124,13 +125,14 @@ def _explicit_branch(
     else:
         total, figures = compare(vertices_pixel)
     total = total + weights.consistency * loss_consistency(displacement, weights.consistency_scale)
-    for weight, loss in (
+    mesh_losses = (
         (weights.laplacian, loss_laplacian),
         (weights.edge, loss_edge_length),
         (weights.normal_consistency, loss_normal_consistency),
-    ):
-        if weight > 0:
-            total = total + weight * loss(mesh.vertices, mesh.faces)
+    )
+    if any(weight > 0 for weight, _ in mesh_losses):
+        topology = mesh_topology(mesh.faces, len(mesh.vertices))
+        total = total + sum(weight * loss(mesh.vertices, topology) for weight, loss in mesh_losses if weight > 0)
     covered = face_index >= 0
     figures["iou"] = ((covered & masks).sum((1, 2)) / (covered | masks).sum((1, 2)).clamp_min(1)).mean()
     return total, figures, _sample_rays(mesh, vertices_pixel.detach(), face_index, masks, frames, stage.rays, generator)

@@ -1,6 +1,7 @@
 """The suite beside PyTorch3D, values and gradients; ``docs/kernels.md`` tells the conventions that are mapped here.
 
-Runs where PyTorch3D can be imported.
+Runs where PyTorch3D can be imported. The file is long because it holds every comparison and the mapping of conventions
+that they share.
 """
 
 from types import SimpleNamespace
