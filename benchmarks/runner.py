@@ -30,6 +30,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 """Where a checkout keeps what was measured."""
 PACKAGES = ("warp-lang", "numpy", "scipy", "scikit-image", "embreex", "libigl", "nvdiffrast", "diso")
+PIPELINES = "bench_pipeline", "bench_robustness"
+"""Bench files that are scripts of their own: they time and score whole fits."""
 PEER = "pytorch3d"
 """The implementation that may live in an interpreter of its own."""
 
@@ -105,7 +107,7 @@ class Run:
 def available() -> dict[str, Path]:
     """Op to its bench file."""
     files = sorted(HERE.glob("bench_*.py"))
-    return {file.stem.removeprefix("bench_"): file for file in files if file.stem != "bench_pipeline"}
+    return {file.stem.removeprefix("bench_"): file for file in files if file.stem not in PIPELINES}
 
 
 def run_benchmarks(

@@ -22,17 +22,8 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import (
-    ints,
-    launch_split,
-    require_indices,
-    require_like,
-    scalars,
-    vec2s,
-    vec3s,
-    vec4s,
-)
-from selfrecon_warp.kernels.rasterize import require_range, triangles
+from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, triangles
+from selfrecon_warp.kernels.interop import ints, launch_split, scalars, vec2s, vec3s, vec4s
 from selfrecon_warp.kernels.triangle import NEAR
 
 wp.set_module_options({"enable_backward": False})

@@ -26,7 +26,7 @@ from selfrecon_warp.kernels.interop import CPU_FLAGS, SPLIT_GRAIN, cleared, lane
 
 wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
 
-BLOCK = 4
+BLOCK = wp.constant(4)
 """Points that share each bone that is loaded."""
 STRIP = 128
 """Points that share one buffer of bone gradients."""
@@ -64,6 +64,64 @@ def blended_at_four(
     return m0, m1, m2, m3
 
 
+@wp.func
+def four_points(block: wp.int32, count: wp.int32):
+    """Points of a block; past the last one it is repeated."""
+    p = BLOCK * block
+    last = count - 1
+    return p, wp.min(p + 1, last), wp.min(p + 2, last), wp.min(p + 3, last)
+
+
+@wp.func
+def contracted_at_four(g0: Any, g1: Any, g2: Any, g3: Any, across: wp.array3d[Any], b: wp.int32, lane: wp.int32):
+    """What the matrices' gradient at four points is along a lane of the bones of frame ``b``."""
+    to_0 = across.dtype()
+    to_1 = across.dtype()
+    to_2 = across.dtype()
+    to_3 = across.dtype()
+    for k in range(12):
+        bone = across[b, k, lane]
+        to_0 += g0[k // 4, k % 4] * bone
+        to_1 += g1[k // 4, k % 4] * bone
+        to_2 += g2[k // 4, k % 4] * bone
+        to_3 += g3[k // 4, k % 4] * bone
+    return to_0, to_1, to_2, to_3
+
+
+@wp.func
+def add_four_to_bones(
+    g0: Any,
+    g1: Any,
+    g2: Any,
+    g3: Any,
+    weights: wp.array3d[Any],
+    w: wp.int32,
+    p: wp.int32,
+    s: wp.int32,
+    b: wp.int32,
+    grad_rows: wp.array3d[Any],
+):
+    """Add what four points from ``p`` on send to each bone, those past the last one nothing, to the strip's buffer."""
+    count = weights.shape[1]
+    if p + 3 < count:
+        for j in range(weights.shape[2]):
+            total = grad_rows[s, b, j]
+            total += weights[w, p, j] * g0
+            total += weights[w, p + 1, j] * g1
+            total += weights[w, p + 2, j] * g2
+            total += weights[w, p + 3, j] * g3
+            grad_rows[s, b, j] = total
+    else:
+        for j in range(weights.shape[2]):
+            total = grad_rows[s, b, j]
+            total += weights[w, p, j] * g0
+            if p + 1 < count:
+                total += weights[w, p + 1, j] * g1
+            if p + 2 < count:
+                total += weights[w, p + 2, j] * g2
+            grad_rows[s, b, j] = total
+
+
 @wp.kernel
 def blend_bones_kernel(
     first: wp.int32,
@@ -72,12 +130,8 @@ def blend_bones_kernel(
     # outputs
     matrices: wp.array2d[Any],  # [B, P] mat34
 ):
-    """Blend the bones at four points; past the last one it is repeated."""
-    p0 = 4 * (first + wp.tid())
-    last = matrices.shape[1] - 1
-    p1 = wp.min(p0 + 1, last)
-    p2 = wp.min(p0 + 2, last)
-    p3 = wp.min(p0 + 3, last)
+    """Blend the bones at four points."""
+    p0, p1, p2, p3 = four_points(first + wp.tid(), matrices.shape[1])
     for b in range(matrices.shape[0]):
         m0, m1, m2, m3 = blended_at_four(weights, rows, b, p0, p1, p2, p3)
         matrices[b, p0] = m0
@@ -95,11 +149,7 @@ def blend_bones_to_weights_kernel(
     grad_weights: wp.array3d[Any],  # [1 or B, P, J / lane] lanes
 ):
     """Contract the matrices' gradient with each bone, summed over frames where they share the weights."""
-    p0 = 4 * (first + wp.tid())
-    last = grad.shape[1] - 1
-    p1 = wp.min(p0 + 1, last)
-    p2 = wp.min(p0 + 2, last)
-    p3 = wp.min(p0 + 3, last)
+    p0, p1, p2, p3 = four_points(first + wp.tid(), grad.shape[1])
     shared = grad.shape[0] // grad_weights.shape[0]
     for w in range(grad_weights.shape[0]):
         for lane in range(grad_weights.shape[2]):
@@ -108,16 +158,11 @@ def blend_bones_to_weights_kernel(
             to_2 = grad_weights.dtype()
             to_3 = grad_weights.dtype()
             for b in range(w * shared, (w + 1) * shared):
-                g0 = grad[b, p0]
-                g1 = grad[b, p1]
-                g2 = grad[b, p2]
-                g3 = grad[b, p3]
-                for k in range(12):
-                    bone = rows[b, k, lane]
-                    to_0 += g0[k // 4, k % 4] * bone
-                    to_1 += g1[k // 4, k % 4] * bone
-                    to_2 += g2[k // 4, k % 4] * bone
-                    to_3 += g3[k // 4, k % 4] * bone
+                a0, a1, a2, a3 = contracted_at_four(grad[b, p0], grad[b, p1], grad[b, p2], grad[b, p3], rows, b, lane)
+                to_0 += a0
+                to_1 += a1
+                to_2 += a2
+                to_3 += a3
             grad_weights[w, p0, lane] = to_0
             grad_weights[w, p1, lane] = to_1
             grad_weights[w, p2, lane] = to_2
@@ -135,29 +180,11 @@ def blend_bones_to_bones_kernel(
 ):
     """Add up what one strip of points sends to each bone."""
     s = first + wp.tid()
-    count = grad.shape[1]
-    end = wp.min((s + 1) * strip, count)
     for b in range(grad.shape[0]):
         w = wp.min(b, weights.shape[0] - 1)
-        p = s * strip
-        while p + 3 < end:
-            g0 = grad[b, p]
-            g1 = grad[b, p + 1]
-            g2 = grad[b, p + 2]
-            g3 = grad[b, p + 3]
-            for j in range(weights.shape[2]):
-                total = grad_rows[s, b, j]
-                total += weights[w, p, j] * g0
-                total += weights[w, p + 1, j] * g1
-                total += weights[w, p + 2, j] * g2
-                total += weights[w, p + 3, j] * g3
-                grad_rows[s, b, j] = total
-            p += 4
-        while p < end:
-            g = grad[b, p]
-            for j in range(weights.shape[2]):
-                grad_rows[s, b, j] = grad_rows[s, b, j] + weights[w, p, j] * g
-            p += 1
+        for block in range(s * strip / BLOCK, wp.min((s + 1) * strip, grad.shape[1] + 3) / BLOCK):
+            p0, p1, p2, p3 = four_points(block, grad.shape[1])
+            add_four_to_bones(grad[b, p0], grad[b, p1], grad[b, p2], grad[b, p3], weights, w, p0, s, b, grad_rows)
 
 
 @wp.kernel
@@ -192,6 +219,19 @@ def blend(weights: Tensor, rows: Tensor) -> Tensor:
     return matrices
 
 
+def padded_joints(joints: int) -> int:
+    """Joints in whole lanes."""
+    return -(-joints // 8) * 8
+
+
+def bones_across(rows: Tensor) -> Tensor:
+    """Rows ``[B, J, 3, 4]`` as ``[B, 12, J]``, with zeros for joints to whole lanes."""
+    joints = rows.shape[1]
+    across = cleared(rows, len(rows), 12, padded_joints(joints))
+    across[..., :joints] = rows.flatten(-2).mT
+    return across
+
+
 def gradient_to_weights(grad: Tensor, rows: Tensor, sets: int) -> Tensor:
     """Gradient of the weights ``[sets, P, J]`` from that of the matrices and the rows.
 
@@ -199,10 +239,10 @@ def gradient_to_weights(grad: Tensor, rows: Tensor, sets: int) -> Tensor:
     """
     frames, joints = rows.shape[:2]
     points = grad.shape[1]
-    padded = -(-joints // 8) * 8
+    padded = padded_joints(joints)
     if frames == 0:
         return grad.new_zeros(sets, points, joints)
-    across = torch.nn.functional.pad(rows.flatten(-2).mT, (0, padded - joints)).contiguous()
+    across = bones_across(rows)
     grad_weights = grad.new_empty(sets, points, padded)
     inputs = [mat34s(grad), lanes(across, padded)]
     launch_blocks(blend_bones_to_weights_kernel, grad, points, inputs, [lanes(grad_weights, padded)])
@@ -219,12 +259,18 @@ def gradient_to_bones(grad: Tensor, weights: Tensor) -> Tensor:
     parts = cleared(grad, strips, frames, joints, 3, 4)
     inputs = [mat34s(grad), scalars(weights), STRIP]
     launch_split(blend_bones_to_bones_kernel, grad, (strips,), inputs, [mat34s(parts)], grain=SPLIT_GRAIN // STRIP)
+    return add_strips(parts)
+
+
+def add_strips(parts: Tensor) -> Tensor:
+    """Sum of the strips ``[S, B, J, 3, 4]``, at least one."""
+    shape = parts.shape[1:]
     parts = parts.flatten(1, 2)
     while len(parts) > 1:
-        totals = grad.new_empty(-(-len(parts) // GROUP), *parts.shape[1:])
-        launch_split(add_strips_kernel, grad, tuple(totals.shape[:2]), [mat34s(parts), GROUP], [mat34s(totals)])
+        totals = parts.new_empty(-(-len(parts) // GROUP), *parts.shape[1:])
+        launch_split(add_strips_kernel, parts, tuple(totals.shape[:2]), [mat34s(parts), GROUP], [mat34s(totals)])
         parts = totals
-    return parts.view(frames, joints, 3, 4)
+    return parts.view(shape)
 
 
 class _Blend(torch.autograd.Function):

@@ -157,6 +157,14 @@ def curve_keys_kernel(
     keys[b, n] = key
 
 
+@wp.func
+def enter_box(low: Any, high: Any, b: int, node: int, lane: int, boxes: wp.array4d[Any]):
+    """Widen the box of a node's child to hold what lies between two corners."""
+    for axis in range(3):
+        boxes[b, node, axis, lane] = wp.min(boxes[b, node, axis, lane], low[axis])
+        boxes[b, node, axis + 3, lane] = wp.max(boxes[b, node, axis + 3, lane], high[axis])
+
+
 @wp.kernel
 def join_boxes_kernel(
     start: wp.int32,

@@ -16,6 +16,7 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like, triangles
 from selfrecon_warp.kernels.box_tree import (
     LEAF,
     LEFT_OUT,
@@ -24,6 +25,7 @@ from selfrecon_warp.kernels.box_tree import (
     WIDTH,
     along_curve,
     box_distances,
+    enter_box,
     first_bit,
     grow,
     in_order,
@@ -34,8 +36,7 @@ from selfrecon_warp.kernels.box_tree import (
     push_children,
     tree_inputs,
 )
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, require_like, scalars, vec3s
-from selfrecon_warp.kernels.rasterize import triangles
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
@@ -163,8 +164,7 @@ def fill_triangles_kernel(
             for axis in range(3):
                 leaves[b, i, axis, place - i * LEAF] = low[axis]
                 leaves[b, i, axis + 3, place - i * LEAF] = high[axis]
-                boxes[b, parent, axis, lane] = wp.min(boxes[b, parent, axis, lane], low[axis])
-                boxes[b, parent, axis + 3, lane] = wp.max(boxes[b, parent, axis + 3, lane], high[axis])
+            enter_box(low, high, b, parent, lane, boxes)
     least[b, parent, lane] = lowest
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import ints, launch, launch_split, require_indices, require_like, scalars
-from selfrecon_warp.kernels.rasterize import require_range
+from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range
+from selfrecon_warp.kernels.interop import ints, launch_split, scalars, scatter_split
 from selfrecon_warp.kernels.splat import list_begin, padded_ends
 
 
@@ -88,6 +88,7 @@ def composite_to_alphas_kernel(
 
 @wp.kernel(enable_backward=False, module="unique")
 def composite_to_features_kernel(
+    first: wp.int32,
     alphas: wp.array[Any],  # [N]
     ends: wp.array[wp.int32],  # [B H W]
     point_index: wp.array[wp.int32],  # [N]
@@ -98,7 +99,7 @@ def composite_to_features_kernel(
     grad_features: wp.array3d[Any],  # [1 or B, P, C]
 ):
     """Gradient of the blend carried back to the features."""
-    i = wp.tid()
+    i = wp.tid() + first
     f = wp.min(i // pixels, grad_features.shape[0] - 1)
     through = alphas.dtype(1.0)
     for slot in range(list_begin(ends, i), ends[i]):
@@ -136,9 +137,9 @@ class _Composite(torch.autograd.Function):
             inputs.append(scalars(grad_blend))
             launch_split(composite_to_alphas_kernel, alphas, extent, inputs, [scalars(to_alphas)])
         if ctx.needs_input_grad[3]:
-            to_features = torch.zeros_like(features)
             inputs = [scalars(alphas), ints(ends), ints(point_index), *ctx.options, scalars(grad_blend)]
-            launch(composite_to_features_kernel, alphas, extent, inputs, [scalars(to_features)])
+            shape = features.shape
+            to_features = scatter_split(composite_to_features_kernel, alphas, *extent, inputs, shape, view=scalars)
         return to_alphas, None, None, to_features, None, None
 
 

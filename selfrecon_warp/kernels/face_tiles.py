@@ -4,7 +4,8 @@ The shared first half of the ops in which a pixel meets many faces (``rasterize_
 result may depend on the order in which a tile lists its faces; where lists are long it is front to back, roughly so on
 a GPU, because what comes later is then passed over at a glance.
 
-Picture conventions and the rule which faces are drawn at all are those of ``kernels/rasterize.py``.
+Picture conventions and the rule which faces are drawn at all are those of ``kernels/rasterize.py``. The file is long
+because the record that a list's face has, the kernels that write it and the functions that read it belong together.
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from selfrecon_warp.kernels.interop import cleared, ints, lanes, launch_split, scalars, split_parts, vec3is, vec3s
-from selfrecon_warp.kernels.rasterize import require_range
-from selfrecon_warp.kernels.triangle import greatest, least, signed_area
+from selfrecon_warp.kernels.arguments import require_range
+from selfrecon_warp.kernels.interop import (
+    absent,
+    cleared,
+    ints,
+    lanes,
+    launch_split,
+    scalars,
+    split_parts,
+    vec3is,
+    vec3s,
+)
+from selfrecon_warp.kernels.triangle import face_corners, greatest, least, names_missing, signed_area
 
 RUN = 4
 """Pixels side by side that one thread looks after, as the lanes of a vector."""
@@ -31,17 +42,30 @@ _WIDE = 4
 vec4i = wp.types.vector(4, wp.int32)
 
 
+@wp.struct
+class TileGrid:
+    """How pictures are cut into tiles, and what the lists of faces are like, as the kernels are told."""
+
+    height: wp.int32
+    width: wp.int32
+    bits: wp.int32  # a tile's side is this power of two
+    rows: wp.int32  # of tiles
+    columns: wp.int32
+    face_count: wp.int32
+    parts: wp.int32  # pieces that each list was written in
+
+
 @wp.func
-def place_of_run(i: wp.int32, tile_bits: wp.int32, tile_rows: wp.int32, tile_columns: wp.int32):
+def place_of_run(i: wp.int32, grid: TileGrid):
     """Tile, frame, row and first column of the run of ``RUN`` pixels that thread ``i`` looks after."""
-    across = tile_bits - 2
-    tile = i >> (tile_bits + across)
-    inner = i - (tile << (tile_bits + across))
+    across = grid.bits - 2
+    tile = i >> (grid.bits + across)
+    inner = i - (tile << (grid.bits + across))
     down = inner >> across
-    tile_row = tile / tile_columns
-    b = tile_row / tile_rows
-    row = ((tile_row - b * tile_rows) << tile_bits) + down
-    column = ((tile - tile_row * tile_columns) << tile_bits) + ((inner - (down << across)) << 2)
+    tile_row = tile / grid.columns
+    b = tile_row / grid.rows
+    row = ((tile_row - b * grid.rows) << grid.bits) + down
+    column = ((tile - tile_row * grid.columns) << grid.bits) + ((inner - (down << across)) << 2)
     return tile, b, row, column
 
 
@@ -191,8 +215,22 @@ class FaceTiles(NamedTuple):
     """Pieces that each list was written in."""
 
     def runs(self, height: int, width: int) -> int:
-        """Threads that look after a picture of this size, ``RUN`` pixels each, border tiles in full."""
-        return math.ceil(height / self.size) * math.ceil(width / self.size) * self.size * (self.size // RUN)
+        """Threads that look after all pictures of this size, ``RUN`` pixels each, border tiles in full."""
+        tiles = len(self.records) * math.ceil(height / self.size) * math.ceil(width / self.size)
+        return tiles * self.size * (self.size // RUN)
+
+    def grid(self, height: int, width: int) -> Any:
+        """The tiles of pictures of this size."""
+        return tile_grid(height, width, self.size, self.records.shape[1], self.parts)
+
+
+def tile_grid(height: int, width: int, size: int, face_count: int, parts: int) -> Any:
+    """Tiles of side ``size`` [pixel]."""
+    grid = TileGrid()
+    grid.height, grid.width, grid.bits = height, width, size.bit_length() - 1
+    grid.rows, grid.columns = math.ceil(height / size), math.ceil(width / size)
+    grid.face_count, grid.parts = face_count, parts
+    return grid
 
 
 @wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
@@ -222,14 +260,11 @@ def prepare_faces_kernel(
     if f >= faces.shape[0]:
         return
     corner = faces[f]
-    least_vertex = wp.min(corner[0], wp.min(corner[1], corner[2]))
-    if least_vertex < 0 or wp.max(corner[0], wp.max(corner[1], corner[2])) >= vertex_count:
+    if names_missing(corner, vertex_count):
         faulty[0] = 1
         return
     for b in range(frames):
-        p0 = vertices[b * vertex_count + corner[0]]
-        p1 = vertices[b * vertex_count + corner[1]]
-        p2 = vertices[b * vertex_count + corner[2]]
+        p0, p1, p2 = face_corners(vertices, b * vertex_count, corner)
         zero = p0.dtype(0.0)
         one = p0.dtype(1.0)
         i = b * faces.shape[0] + f
@@ -279,10 +314,7 @@ def list_faces_kernel(
     boxes: wp.array[Any],  # [B F]
     order: wp.array2d[wp.int64],  # [B, F] or none: the order in which faces are listed
     frames: wp.int32,
-    face_count: wp.int32,
-    tile_bits: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     radius: Any,
     share: wp.int32,
     # outputs
@@ -293,25 +325,25 @@ def list_faces_kernel(
     part, place = wp.tid()
     part += first
     place += part * share
-    if place >= face_count:
+    if place >= grid.face_count:
         return
     for b in range(frames):
         f = place
         if order.shape[0] > 0:
             f = wp.int32(order[b, place])
-        i = b * face_count + f
+        i = b * grid.face_count + f
         box = boxes[i]
         if box[0] <= box[1]:
             r0 = records[i, 0]
             r1 = records[i, 1]
             r2 = records[i, 2]
-            half = r0.dtype(0.5) * r0.dtype((1 << tile_bits) - 1)
-            for y in range(box[2] >> tile_bits, (box[3] >> tile_bits) + 1):
-                v = r0.dtype(y << tile_bits) + half
-                for x in range(box[0] >> tile_bits, (box[1] >> tile_bits) + 1):
-                    u = r0.dtype(x << tile_bits) + half
+            half = r0.dtype(0.5) * r0.dtype((1 << grid.bits) - 1)
+            for y in range(box[2] >> grid.bits, (box[3] >> grid.bits) + 1):
+                v = r0.dtype(y << grid.bits) + half
+                for x in range(box[0] >> grid.bits, (box[1] >> grid.bits) + 1):
+                    u = r0.dtype(x << grid.bits) + half
                     if comes_near(r0, r1, r2, u, v, half, radius):
-                        tile = (b * tile_rows + y) * tile_columns + x
+                        tile = (b * grid.rows + y) * grid.columns + x
                         slot = wp.atomic_add(cursor, tile, part, 1)
                         if entries.shape[0] > 0:
                             entries[slot] = f
@@ -362,13 +394,11 @@ def tile_faces(
     boxes_drawn, half_perimeters = extent.sum(0).tolist()
     side = half_perimeters / max(boxes_drawn, 1) / 2
     size = min(max(RUN, 1 << round(math.log2(max(side / 4, 1)))), _LARGEST_TILE)
-    device = wp.device_from_torch(vertices.device)
-    nothing = wp.empty((0, 0), dtype=wp.int64, device=device)
-    order = ints(nearest.argsort(1)) if side >= _WIDE else nothing
-    rows, columns = math.ceil(height / size), math.ceil(width / size)
-    cursor = cleared(vertices, B * rows * columns * parts, dtype=torch.int32)
-    inputs = [*views, order, B, F, size.bit_length() - 1, rows, columns, distance, share]
-    outputs = [ints(cursor.view(-1, parts)), wp.empty(0, dtype=wp.int32, device=device)]
+    order = ints(nearest.argsort(1)) if side >= _WIDE else absent(wp.int64, 2)
+    grid = tile_grid(height, width, size, F, parts)
+    cursor = cleared(vertices, B * grid.rows * grid.columns * parts, dtype=torch.int32)
+    inputs = [*views, order, B, grid, distance, share]
+    outputs = [ints(cursor.view(-1, parts)), absent(wp.int32)]
     launch_split(list_faces_kernel, vertices, (parts, share), inputs, outputs, grain=1)
     ends = cursor.cumsum(0, dtype=torch.int32)
     start = torch.cat([ends.new_zeros(1), ends])
@@ -376,13 +406,3 @@ def tile_faces(
     outputs = [ints(start[:-1].clone().view(-1, parts)), ints(entries)]
     launch_split(list_faces_kernel, vertices, (parts, share), inputs, outputs, grain=1)
     return FaceTiles(records, start, entries, size, parts)
-
-
-def require_radius(name: str, radius: float) -> None:
-    """Check a radius in pixels.
-
-    Raises:
-        ValueError: It is negative or not finite; the message names it.
-    """
-    if not 0 <= radius < math.inf:
-        raise ValueError(f"{name} must be a finite number of pixels, 0 or more, got {radius}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import require_like
+from selfrecon_warp.kernels.arguments import require_like
 from selfrecon_warp.kernels.trilinear import Levels, interpolate, interpolate_jacobian
 
 

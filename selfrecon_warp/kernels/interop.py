@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
@@ -78,19 +80,63 @@ def launch_split(
         axis: Dimension whose rows are shared out.
         grain: Fewest rows a thread is given.
     """
-    rows = dim[axis]
-    threads = split_parts(like, rows, grain)
-    if threads <= 1:
-        launch(kernel, like, dim, [0, *inputs], outputs)
+    _launch_parts(kernel, like, dim, inputs, [outputs] * split_parts(like, dim[axis], grain), axis)
+
+
+def scatter_split(
+    kernel: Any,
+    like: Tensor,
+    rows: int,
+    inputs: list[Any],
+    shape: tuple[int, ...],
+    *,
+    view: Callable[[Tensor], Any] | None = None,
+    outputs: tuple[Any, ...] = (),
+    in_order: bool = False,
+    grain: int = SPLIT_GRAIN,
+) -> Tensor:
+    """What the rows of a kernel add up to; on the CPU several threads share the rows, each with a sum of its own.
+
+    The kernel is one of :func:`launch_split`'s but for its last output, which its rows may add to wherever they like.
+
+    Args:
+        kernel: Its first parameter is ``first: wp.int32``, its last the array that is added to.
+        like: Tensor whose device, stream and dtype are used.
+        rows: Threads of the whole launch; with none the sum is zero.
+        inputs: All inputs but the first.
+        shape: Of the sum.
+        view: How the kernel sees the sum; as a row of 3-vectors where absent.
+        outputs: Outputs before the last, each entry of which is written by one row only.
+        in_order: Leave the CPU's rows to one thread, for sums that are the same whatever the number of threads, and
+            where the sum is larger than what is added to it.
+        grain: Fewest rows a thread is given.
+    """
+    sums = [cleared(like, *shape) for _ in range(1 if in_order else split_parts(like, rows, grain))]
+    view = view or (lambda part: vec3s(part.view(-1, 3)))
+    _launch_parts(kernel, like, (rows,), inputs, [[*outputs, view(part)] for part in sums], 0)
+    total = sums[0]
+    for part in sums[1:]:  # there is but one on a GPU; NumPy's sum leaves no threads of torch's spinning
+        np.add(total.numpy(), part.numpy(), out=total.numpy())
+    return total
+
+
+def _launch_parts(
+    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[list[Any]], axis: int
+) -> None:
+    """Launch as many parts of the rows as there are outputs, side by side."""
+    threads = len(outputs)
+    if threads == 1:
+        launch(kernel, like, dim, [0, *inputs], outputs[0])
         return
     device = wp.device_from_torch(like.device)
-    kernel = _settled(kernel, [0, *inputs, *outputs], dim, device)
-    bounds = [rows * k // threads for k in range(threads + 1)]
+    kernel = _settled(kernel, [0, *inputs, *outputs[0]], dim, device)
+    bounds = [dim[axis] * k // threads for k in range(threads + 1)]
 
     def part(k: int) -> Any:
         share = (*dim[:axis], bounds[k + 1] - bounds[k], *dim[axis + 1 :])
-        arguments = [bounds[k], *inputs]
-        return wp.launch(kernel, share, arguments, outputs, device=device, record_tape=False, record_cmd=True)
+        return wp.launch(
+            kernel, share, [bounds[k], *inputs], outputs[k], device=device, record_tape=False, record_cmd=True
+        )
 
     parts = [part(k) for k in range(threads)]  # recorded by one thread: two must not resolve types or compile at once
     others = [_threads(threads - 1).submit(each.launch) for each in parts[1:]]
@@ -100,11 +146,7 @@ def launch_split(
 
 
 def split_parts(like: Tensor, rows: int, grain: int = SPLIT_GRAIN) -> int:
-    """Number of threads that :func:`launch_split` shares ``rows`` among: at least 1, and 1 on a GPU.
-
-    A kernel that scatters can be split as well, over parts of its rows that each write a buffer of their own:
-    launch it over ``(parts, rows of a part)`` with ``grain=1``, then reduce the buffers.
-    """
+    """Number of threads that :func:`launch_split` shares ``rows`` among: at least 1, and 1 on a GPU."""
     return 1 if like.is_cuda else max(1, min(torch.get_num_threads(), -(-rows // grain)))
 
 
@@ -116,7 +158,13 @@ def cleared(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tens
     """
     if like.is_cuda:
         return torch.zeros(shape, dtype=dtype or like.dtype, device=like.device)
-    tensor = torch.empty(shape, dtype=dtype or like.dtype)
+    return clear(torch.empty(shape, dtype=dtype or like.dtype))
+
+
+def clear(tensor: Tensor) -> Tensor:
+    """Set a contiguous tensor to zero, on a CPU by one thread as :func:`cleared` does; returns it."""
+    if tensor.is_cuda:
+        return tensor.zero_()
     ctypes.memset(tensor.data_ptr(), 0, tensor.nbytes)
     return tensor
 
@@ -180,6 +228,14 @@ def _view(tensor: Tensor | None, dtypes: dict[torch.dtype, Any]) -> Any:
     return view
 
 
+@cache
+def absent(dtype: Any, dimensions: int = 1) -> Any:
+    """What a kernel is given for an array it may do without: one of no entries, but of a type."""
+    view = wp.empty((0,) * dimensions, dtype=dtype, device="cpu").__ctype__()
+    view.dtype = dtype
+    return view
+
+
 def scalars(tensor: Tensor | None) -> Any:
     """View ``[...]`` floats as Warp scalars."""
     return _view(tensor, SCALAR)
@@ -236,32 +292,3 @@ def lanes(tensor: Tensor, channels: int) -> Any:
     if tensor.numel() == 0:
         return None
     return _view(tensor.view(-1).view(*tensor.shape[:-1], -1, width), LANE[width])
-
-
-def require_like(name: str, tensor: Tensor, **others: Tensor) -> None:
-    """Check that ``tensor`` is float32 or float64 and that the others share its dtype and device.
-
-    Raises:
-        ValueError: They do not; the message names the argument.
-    """
-    if tensor.dtype not in SCALAR:
-        raise ValueError(f"{name} must be float32 or float64, got {tensor.dtype}; convert it with .to()")
-    for other_name, other in others.items():
-        if (other.dtype, other.device) != (tensor.dtype, tensor.device):
-            expected, found = f"{tensor.dtype} on {tensor.device}", f"{other.dtype} on {other.device}"
-            raise ValueError(f"{other_name} must be {expected} like {name}, got {found}; convert it with .to({name})")
-
-
-def require_indices(like_name: str, like: Tensor, **indices: Tensor) -> None:
-    """Check that index tensors hold int32 or int64 and lie on the device of ``like``.
-
-    Raises:
-        ValueError: One does not; the message names the argument.
-    """
-    for name, index in indices.items():
-        if index.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"{name} must be int32 or int64, got {index.dtype}; convert it with .int()")
-        if index.device != like.device:
-            raise ValueError(
-                f"{name} must be on {like.device} like {like_name}, got {index.device}; move it with .to()"
-            )

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import SCALAR, bools, launch_split, mat33s, require_like, scalars, vec3s
+from selfrecon_warp.kernels.arguments import require_like
+from selfrecon_warp.kernels.interop import SCALAR, bools, launch_split, mat33s, scalars, vec3s
 from selfrecon_warp.kernels.small_matrices import THRESHOLD, cofactor_inverse
 
 STEP_SLOPE = 0.05

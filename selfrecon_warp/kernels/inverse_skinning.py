@@ -20,19 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like
 from selfrecon_warp.kernels.blending import blend_bones
 from selfrecon_warp.kernels.grid_sample import grid_sample, prepare_volume
-from selfrecon_warp.kernels.interop import (
-    SCALAR,
-    bools,
-    lanes,
-    launch_split,
-    mat33s,
-    mat34s,
-    require_like,
-    scalars,
-    vec3s,
-)
+from selfrecon_warp.kernels.interop import SCALAR, bools, lanes, launch_split, mat33s, mat34s, scalars, vec3s
 from selfrecon_warp.kernels.inverse_skinning_kernels import (
     rank_bones_kernel,
     unskin_points_in_volume_kernel,

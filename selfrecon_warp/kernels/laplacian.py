@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.kernels.area_vector import add_at_face, edge_rows, face_rows, frame_of
-from selfrecon_warp.kernels.interop import SCALAR, cleared, ints, launch, launch_split, scalars, vec3is
+from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, scatter_split, vec3is
 from selfrecon_warp.kernels.mesh_frames import (
     as_frames,
     given_faces,
@@ -38,6 +38,7 @@ from selfrecon_warp.kernels.mesh_frames import (
     require_vertices,
     rows,
     total,
+    vertex_sums,
 )
 from selfrecon_warp.kernels.topology import MeshTopology
 
@@ -79,6 +80,7 @@ def face_cotangents_kernel(
 
 @wp.kernel
 def uniform_differences_kernel(
+    first: wp.int32,
     values: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     edges: wp.array[wp.vec2i],  # [E]
@@ -87,7 +89,7 @@ def uniform_differences_kernel(
     differences: wp.array[Any],  # [B V] vec3
 ):
     """Add the difference across an edge to either end."""
-    i = wp.tid()
+    i = wp.tid() + first
     edge = edge_rows(edges, vertex_count, i)
     difference = (values[edge[1]] - values[edge[0]]) * scale[0]
     wp.atomic_add(differences, edge[0], difference)
@@ -96,6 +98,7 @@ def uniform_differences_kernel(
 
 @wp.kernel
 def cotangent_differences_kernel(
+    first: wp.int32,
     values: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -105,7 +108,7 @@ def cotangent_differences_kernel(
     differences: wp.array[Any],  # [B V] vec3
 ):
     """Add the differences across a face's sides, each weighted by the cotangent opposite, to their ends."""
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     x0 = values[face[0]]
     x1 = values[face[1]]
@@ -119,6 +122,7 @@ def cotangent_differences_kernel(
 
 @wp.kernel
 def cotangent_weights_kernel(
+    first: wp.int32,
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
     cotangents: wp.array[Any],  # [B F] vec3
@@ -128,7 +132,7 @@ def cotangent_weights_kernel(
     weights: wp.array[Any],  # [B V]
 ):
     """Sum of each vertex's weights, or four times the area around it."""
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     if curvature:
         area = areas.dtype(4.0) * areas[i]
@@ -185,22 +189,27 @@ def _face_cotangents(vertices: Tensor, faces: Tensor, least_area: float) -> tupl
 
 def _cotangent_weights(vertices: Tensor, faces: Tensor, cotangents: Tensor, areas: Tensor, curvature: bool) -> Tensor:
     """What the differences of each vertex are divided by, ``[B, V]``."""
-    weights = cleared(vertices, *vertices.shape[:2])
     inputs = [vertices.shape[1], vec3is(faces), rows(cotangents), scalars(areas.view(-1)), curvature]
-    launch(cotangent_weights_kernel, vertices, (areas.numel(),), inputs, [scalars(weights.view(-1))])
-    return weights
+    count, shape = areas.numel(), vertices.shape[:2]
+    return scatter_split(
+        cotangent_weights_kernel,
+        vertices,
+        count,
+        inputs,
+        shape,
+        in_order=True,
+        view=lambda part: scalars(part.view(-1)),
+    )
 
 
 def _differences(values: Tensor, table: Tensor, cotangents: Tensor | None, scale: Tensor) -> Tensor:
     """``scale sum_j w_ij (x_j - x_i)``, ``[B, V, 3]``: over the edges with uniform weights, or over the faces."""
-    result = cleared(values, *values.shape)
     inputs = [rows(values), values.shape[1]]
     if cotangents is None:
         kernel, inputs = uniform_differences_kernel, [*inputs, pairs(table)]
     else:
         kernel, inputs = cotangent_differences_kernel, [*inputs, vec3is(table), rows(cotangents)]
-    launch(kernel, values, (len(values) * len(table),), [*inputs, scalars(scale)], [rows(result)])
-    return result
+    return vertex_sums(kernel, values, len(values) * len(table), [*inputs, scalars(scale)])
 
 
 class _Differences(torch.autograd.Function):

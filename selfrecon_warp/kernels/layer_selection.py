@@ -6,7 +6,6 @@ benchmarks are theirs.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from selfrecon_warp.kernels.face_tiles import (
     FaceTiles,
+    TileGrid,
     border_distance_of_run,
     columns_of_run,
     corners_from_run,
@@ -63,13 +63,7 @@ def select_layers_kernel(
     records: wp.array2d[Any],  # [B F, 3] lanes of 4
     start: wp.array[wp.int32],  # [tiles parts + 1]
     entries: wp.array[wp.int32],
-    parts: wp.int32,
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     radius: Any,
     perspective: wp.bool,
     clip: wp.bool,
@@ -78,8 +72,8 @@ def select_layers_kernel(
     counts: wp.array[wp.int32],  # [B H W] how many
 ):
     """Collect the nearest faces of four pixels side by side."""
-    tile, b, row, column = place_of_run(wp.tid() + first, tile_bits, tile_rows, tile_columns)
-    if row >= height or column >= width:
+    tile, b, row, column = place_of_run(wp.tid() + first, grid)
+    if row >= grid.height or column >= grid.width:
         return
     zero = type(radius)(0.0)
     one = type(radius)(1.0)
@@ -87,21 +81,21 @@ def select_layers_kernel(
     v = type(radius)(row)
     farthest = wp.float32(wp.inf)
     columns = columns_of_run(u)
-    pixel = (b * height + row) * width + column
+    pixel = (b * grid.height + row) * grid.width + column
     count = vec4i(0, 0, 0, 0)
     last = vec4u(LAST, LAST, LAST, LAST)
     for k in range(4):
-        if column + k >= width:
+        if column + k >= grid.width:
             last[k] = wp.uint64(0)
-    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
+    for entry in range(start[tile * grid.parts], start[(tile + 1) * grid.parts]):
         f = entries[entry]
-        r1 = records[b * face_count + f, 1]
-        r2 = records[b * face_count + f, 2]
+        r1 = records[b * grid.face_count + f, 1]
+        r2 = records[b * grid.face_count + f, 2]
         if clip:
             least_depth = wp.where(perspective, one / greatest(r1[2], r1[3], r2[0]), least(r1[2], r1[3], r2[0]))
             if wp.float32(least_depth * type(radius)(CLOSER)) > farthest:
                 continue
-        r0 = records[b * face_count + f, 0]
+        r0 = records[b * grid.face_count + f, 0]
         x0, y0, x1, y1, x2, y2 = corners_from_run(r0, r1, columns, v)
         w0, w1, w2, outside = weights_of_run(x0, y0, x1, y1, x2, y2, r2)
         lowest = lowest_of_run(outside)
@@ -125,7 +119,7 @@ def select_layers_kernel(
                             last[k] = keys[pixel + k, count[k] - 1]
                             farthest = farthest_depth(last)
     for k in range(4):
-        if column + k < width:
+        if column + k < grid.width:
             counts[pixel + k] = count[k]
 
 
@@ -136,26 +130,11 @@ def select_layers(
 
     Keys beyond a pixel's count are left unwritten.
     """
-    records, start, entries, size, parts = tiles
-    B, F = records.shape[:2]
-    counts = torch.empty(B * height * width, dtype=torch.int32, device=records.device)
+    records, start, entries = tiles[:3]
+    counts = torch.empty(len(records) * height * width, dtype=torch.int32, device=records.device)
     keys = torch.empty(len(counts), faces_per_pixel, dtype=torch.int64, device=records.device)
-    inputs = [
-        lanes(records.view(-1, 12), 12),
-        ints(start),
-        ints(entries),
-        parts,
-        size.bit_length() - 1,
-        F,
-        height,
-        width,
-        math.ceil(height / size),
-        math.ceil(width / size),
-        SCALAR[records.dtype](radius),
-        perspective,
-        clip,
-    ]
-    rows = (B * tiles.runs(height, width),)
+    inputs = [lanes(records.view(-1, 12), 12), ints(start), ints(entries), tiles.grid(height, width)]
+    inputs += [SCALAR[records.dtype](radius), perspective, clip]
     outputs = [wp.from_torch(keys, dtype=wp.uint64), ints(counts)]
-    launch_split(select_layers_kernel, records, rows, inputs, outputs, grain=256)
+    launch_split(select_layers_kernel, records, (tiles.runs(height, width),), inputs, outputs, grain=256)
     return keys, counts

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like, require_range
 from selfrecon_warp.kernels.cube_cases import case_table
-from selfrecon_warp.kernels.interop import ints, launch, launch_split, require_like, scalars, vec3s
+from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s
 from selfrecon_warp.kernels.lattice import (
     CAP,
     coordinates,
@@ -34,7 +35,6 @@ from selfrecon_warp.kernels.lattice import (
     steps,
 )
 from selfrecon_warp.kernels.lattice_sweep import crossed_cells
-from selfrecon_warp.kernels.rasterize import require_range
 
 MARGIN = 1e-3
 """A vertex keeps this fraction of its edge away from both nodes, so values at the level make no triangle degenerate."""

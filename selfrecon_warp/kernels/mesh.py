@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.kernels.area_vector import add_at_face, area_vector_vjp, edge_rows, face_area_vector, face_rows
-from selfrecon_warp.kernels.interop import cleared, launch, launch_split, scalars, vec3is
+from selfrecon_warp.kernels.interop import launch_split, scalars, vec3is
 from selfrecon_warp.kernels.mesh_frames import (
     as_frames,
     given_faces,
@@ -34,6 +34,7 @@ from selfrecon_warp.kernels.mesh_frames import (
     pairs,
     require_vertices,
     rows,
+    vertex_sums,
 )
 from selfrecon_warp.kernels.topology import MeshTopology
 
@@ -85,6 +86,7 @@ def face_areas_kernel(
 
 @wp.kernel
 def face_normals_vjp_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -92,7 +94,7 @@ def face_normals_vjp_kernel(
     # outputs
     grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     grad = unit_vjp(face_area_vector(vertices, face), grad_normals[i])
     area_vector_vjp(vertices, face, grad, grad_vertices)
@@ -100,6 +102,7 @@ def face_normals_vjp_kernel(
 
 @wp.kernel
 def face_areas_vjp_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -107,7 +110,7 @@ def face_areas_vjp_kernel(
     # outputs
     grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     vector = face_area_vector(vertices, face)
     length = wp.length(vector)
@@ -119,6 +122,7 @@ def face_areas_vjp_kernel(
 
 @wp.kernel
 def sum_area_vectors_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -126,7 +130,7 @@ def sum_area_vectors_kernel(
     area_vectors: wp.array[Any],  # [B V] vec3
 ):
     """Sum of the area vectors around each vertex."""
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     vector = face_area_vector(vertices, face)
     add_at_face(area_vectors, face, vector, vector, vector)
@@ -161,6 +165,7 @@ def vertex_normals_vjp_kernel(
 
 @wp.kernel
 def sum_area_vectors_vjp_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -168,7 +173,7 @@ def sum_area_vectors_vjp_kernel(
     # outputs
     grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     grad = grad_area_vectors[face[0]] + grad_area_vectors[face[1]] + grad_area_vectors[face[2]]
     area_vector_vjp(vertices, face, grad, grad_vertices)
@@ -190,6 +195,7 @@ def edge_lengths_kernel(
 
 @wp.kernel
 def edge_lengths_vjp_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     edges: wp.array[wp.vec2i],  # [E]
@@ -197,7 +203,7 @@ def edge_lengths_vjp_kernel(
     # outputs
     grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    i = wp.tid()
+    i = wp.tid() + first
     edge = edge_rows(edges, vertex_count, i)
     away = vertices[edge[1]] - vertices[edge[0]]
     length = wp.length(away)
@@ -205,11 +211,6 @@ def edge_lengths_vjp_kernel(
         pull = away * (grad_lengths[i] / length)
         wp.atomic_add(grad_vertices, edge[0], -pull)
         wp.atomic_add(grad_vertices, edge[1], pull)
-
-
-def _extent(vertices: Tensor, faces: Tensor) -> tuple[int]:
-    """Threads of a launch over the faces, or edges, of all frames."""
-    return (len(vertices) * len(faces),)
 
 
 class _FaceQuantity(torch.autograd.Function):
@@ -224,7 +225,7 @@ class _FaceQuantity(torch.autograd.Function):
         kernel = face_normals_kernel if normals else face_areas_kernel
         inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
         outputs = [rows(values) if normals else scalars(values.view(-1))]
-        launch_split(kernel, vertices, _extent(vertices, faces), inputs, outputs)
+        launch_split(kernel, vertices, (len(vertices) * len(faces),), inputs, outputs)
         return values
 
     @staticmethod
@@ -232,20 +233,19 @@ class _FaceQuantity(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         vertices, faces = ctx.saved_tensors
         grad = grad.contiguous()
-        to_vertices = cleared(vertices, *vertices.shape)
         kernel = face_normals_vjp_kernel if ctx.normals else face_areas_vjp_kernel
         inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
         inputs.append(rows(grad) if ctx.normals else scalars(grad.view(-1)))
-        launch(kernel, vertices, _extent(vertices, faces), inputs, [rows(to_vertices)])
-        return to_vertices, None, None
+        return vertex_sums(kernel, vertices, len(vertices) * len(faces), inputs), None, None
 
 
 class _VertexNormals(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vertices: Tensor, faces: Tensor) -> Tensor:
-        area_vectors, normals = cleared(vertices, *vertices.shape), torch.empty_like(vertices)
+        normals = torch.empty_like(vertices)
         inputs = [rows(vertices), vertices.shape[1], vec3is(faces)]
-        launch(sum_area_vectors_kernel, vertices, _extent(vertices, faces), inputs, [rows(area_vectors)])
+        count = len(vertices) * len(faces)
+        area_vectors = vertex_sums(sum_area_vectors_kernel, vertices, count, inputs)
         each = (vertices.shape[:2].numel(),)
         launch_split(vertex_normals_kernel, vertices, each, [rows(area_vectors)], [rows(normals)])
         ctx.save_for_backward(vertices, faces, area_vectors)
@@ -255,12 +255,12 @@ class _VertexNormals(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_normals: Tensor) -> tuple[Tensor, None]:
         vertices, faces, area_vectors = ctx.saved_tensors
-        pulls, grad = torch.empty_like(vertices), cleared(vertices, *vertices.shape)
+        pulls = torch.empty_like(vertices)
         inputs = [rows(area_vectors), rows(grad_normals.contiguous())]
         launch_split(vertex_normals_vjp_kernel, vertices, (vertices.shape[:2].numel(),), inputs, [rows(pulls)])
         inputs = [rows(vertices), vertices.shape[1], vec3is(faces), rows(pulls)]
-        launch(sum_area_vectors_vjp_kernel, vertices, _extent(vertices, faces), inputs, [rows(grad)])
-        return grad, None
+        count = len(vertices) * len(faces)
+        return vertex_sums(sum_area_vectors_vjp_kernel, vertices, count, inputs), None
 
 
 class _EdgeLengths(torch.autograd.Function):
@@ -269,17 +269,16 @@ class _EdgeLengths(torch.autograd.Function):
         ctx.save_for_backward(vertices, edges)
         lengths = vertices.new_empty(len(vertices), len(edges))
         inputs = [rows(vertices), vertices.shape[1], pairs(edges)]
-        launch_split(edge_lengths_kernel, vertices, _extent(vertices, edges), inputs, [scalars(lengths.view(-1))])
+        launch_split(edge_lengths_kernel, vertices, (lengths.numel(),), inputs, [scalars(lengths.view(-1))])
         return lengths
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_lengths: Tensor) -> tuple[Tensor, None]:
         vertices, edges = ctx.saved_tensors
-        grad = cleared(vertices, *vertices.shape)
         inputs = [rows(vertices), vertices.shape[1], pairs(edges), scalars(grad_lengths.contiguous().view(-1))]
-        launch(edge_lengths_vjp_kernel, vertices, _extent(vertices, edges), inputs, [rows(grad)])
-        return grad, None
+        count = grad_lengths.numel()
+        return vertex_sums(edge_lengths_vjp_kernel, vertices, count, inputs), None
 
 
 def _face_quantity(vertices: Tensor, faces: Tensor | MeshTopology, normals: bool) -> Tensor:

@@ -19,8 +19,8 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import VEC3, launch_split, require_indices, require_like, scalars, vec3s
-from selfrecon_warp.kernels.rasterize import triangles
+from selfrecon_warp.kernels.arguments import require_indices, require_like, triangles
+from selfrecon_warp.kernels.interop import VEC3, absent, launch_split, scalars, scatter_split, vec3s
 from selfrecon_warp.kernels.topology import MeshTopology, mesh_topology
 
 _BLOCK = wp.constant(256)
@@ -114,9 +114,12 @@ def rows(frames: Tensor) -> Any:
 
 def optional_rows(frames: Tensor | None, like: Tensor) -> Any:
     """The same; an array of no entries, but of a type, when absent."""
-    if frames is None:
-        return wp.empty(0, dtype=VEC3[like.dtype], device=wp.device_from_torch(like.device))
-    return rows(frames)
+    return absent(VEC3[like.dtype]) if frames is None else rows(frames)
+
+
+def vertex_sums(kernel: Any, vertices: Tensor, count: int, inputs: list[Any], outputs: tuple[Any, ...] = ()) -> Tensor:
+    """What the ``count`` faces or edges of all frames add to the vertices, ``[B, V, 3]``, in ascending order."""
+    return scatter_split(kernel, vertices, count, inputs, vertices.shape, outputs=outputs, in_order=True)
 
 
 def pairs(edges: Tensor) -> Any:

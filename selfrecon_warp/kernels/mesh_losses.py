@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.kernels.area_vector import area_vector_vjp, edge_rows, face_area_vector, face_rows, frame_of
-from selfrecon_warp.kernels.interop import SCALAR, cleared, ints, launch, launch_split, scalars, vec3is
+from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, vec3is
 from selfrecon_warp.kernels.mesh_frames import (
     as_frames,
     given_topology,
@@ -24,6 +24,7 @@ from selfrecon_warp.kernels.mesh_frames import (
     rows,
     scaled,
     total,
+    vertex_sums,
 )
 from selfrecon_warp.kernels.topology import MeshTopology
 
@@ -32,6 +33,7 @@ wp.set_module_options({"enable_backward": False})
 
 @wp.kernel
 def loss_edge_length_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     edges: wp.array[wp.vec2i],  # [E]
@@ -42,7 +44,7 @@ def loss_edge_length_kernel(
     grad_vertices: wp.array[Any],  # [B V] vec3; absent where none is wanted
 ):
     """Weighted term of an edge, and its gradient."""
-    i = wp.tid()
+    i = wp.tid() + first
     edge = edge_rows(edges, vertex_count, i)
     away = vertices[edge[1]] - vertices[edge[0]]
     length = wp.length(away)
@@ -120,6 +122,7 @@ def loss_normal_consistency_kernel(
 
 @wp.kernel
 def area_vectors_to_vertices_kernel(
+    first: wp.int32,
     vertices: wp.array[Any],  # [B V] vec3
     vertex_count: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
@@ -129,7 +132,7 @@ def area_vectors_to_vertices_kernel(
     grad_vertices: wp.array[Any],  # [B V] vec3
 ):
     """Gradients of the faces' area vectors carried to the vertices."""
-    i = wp.tid()
+    i = wp.tid() + first
     face = face_rows(faces, vertex_count, i)
     area_vector_vjp(vertices, face, grad_area_vectors[i] * scale[0], grad_vertices)
 
@@ -141,11 +144,13 @@ class _LossEdgeLength(torch.autograd.Function):
     def forward(ctx: Any, vertices: Tensor, edges: Tensor, target: float, wanted: bool) -> Tensor:
         count = len(vertices) * len(edges)
         terms = vertices.new_empty(count)
-        grad = cleared(vertices, *vertices.shape) if wanted else None
         number = SCALAR[vertices.dtype]
         inputs = [rows(vertices), vertices.shape[1], pairs(edges), number(target), number(1.0 / count)]
-        launch(loss_edge_length_kernel, vertices, (count,), inputs, [scalars(terms), optional_rows(grad, vertices)])
-        ctx.save_for_backward(grad)
+        kernel, values = loss_edge_length_kernel, scalars(terms)
+        if wanted:
+            ctx.save_for_backward(vertex_sums(kernel, vertices, count, inputs, (values,)))
+        else:
+            launch_split(kernel, vertices, (count,), inputs, [values, optional_rows(None, vertices)])
         return total(terms)
 
     @staticmethod
@@ -179,10 +184,9 @@ class _LossNormalConsistency(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         vertices, faces, grad = ctx.saved_tensors
-        to_vertices = cleared(vertices, *vertices.shape)
         inputs = [rows(vertices), vertices.shape[1], vec3is(faces), rows(grad), scalars(grad_loss.reshape(1))]
-        launch(area_vectors_to_vertices_kernel, vertices, (grad.shape[1],), inputs, [rows(to_vertices)])
-        return to_vertices, None, None, None
+        count = grad.shape[1]
+        return vertex_sums(area_vectors_to_vertices_kernel, vertices, count, inputs), None, None, None
 
 
 def loss_edge_length(vertices: Tensor, faces: Tensor | MeshTopology, target_length: float = 0.0) -> Tensor:

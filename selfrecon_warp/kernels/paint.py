@@ -16,19 +16,8 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import (
-    CPU_FLAGS,
-    cleared,
-    ints,
-    launch_split,
-    require_indices,
-    require_like,
-    vec2s,
-    vec3is,
-    vec3s,
-    vec4s,
-)
-from selfrecon_warp.kernels.rasterize import require_range, require_sizes, triangles
+from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, require_sizes, triangles
+from selfrecon_warp.kernels.interop import CPU_FLAGS, cleared, ints, launch_split, vec2s, vec3is, vec3s, vec4s
 from selfrecon_warp.kernels.triangle import locate
 
 FULL = wp.constant(255.0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, triangles
 from selfrecon_warp.kernels.box_tree import (
     LEAF,
     LEFT_OUT,
@@ -27,18 +28,8 @@ from selfrecon_warp.kernels.box_tree import (
     push_children,
 )
 from selfrecon_warp.kernels.closest_point import MeshPlaces, TriangleTree, nearest_on_triangle, triangle_middles
-from selfrecon_warp.kernels.interop import (
-    SPLIT_GRAIN,
-    ints,
-    launch,
-    launch_split,
-    require_indices,
-    require_like,
-    scalars,
-    vec3s,
-)
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch, launch_split, scalars, vec3s
 from selfrecon_warp.kernels.point_tree import Neighbours, PointTree, as_clouds, cloud_counts
-from selfrecon_warp.kernels.rasterize import require_range, triangles
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 

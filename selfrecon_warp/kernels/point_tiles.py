@@ -14,7 +14,7 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.kernels.interop import ints, launch, vec4s
-from selfrecon_warp.kernels.rasterize import NEAR
+from selfrecon_warp.kernels.triangle import NEAR
 
 TILE = 2, 32
 """Least rows and columns of a tile; doubled until they are no less than the radius."""

@@ -15,6 +15,7 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like, require_range
 from selfrecon_warp.kernels.box_tree import (
     LEAF,
     LEFT_OUT,
@@ -23,6 +24,7 @@ from selfrecon_warp.kernels.box_tree import (
     WIDTH,
     BoxTree,
     along_curve,
+    enter_box,
     first_bit,
     grow,
     in_order,
@@ -32,8 +34,7 @@ from selfrecon_warp.kernels.box_tree import (
     push_children,
     tree_inputs,
 )
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, require_like, scalars, vec3s
-from selfrecon_warp.kernels.rasterize import require_range
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})  # box and point distances round alike
 
@@ -76,8 +77,7 @@ def fill_leaves_kernel(
             lowest = wp.min(lowest, item)
             for axis in range(3):
                 leaves[b, i, axis, place - i * LEAF] = p[axis]
-                boxes[b, parent, axis, lane] = wp.min(boxes[b, parent, axis, lane], p[axis])
-                boxes[b, parent, axis + 3, lane] = wp.max(boxes[b, parent, axis + 3, lane], p[axis])
+            enter_box(p, p, b, parent, lane, boxes)
     least[b, parent, lane] = lowest
 
 

@@ -20,20 +20,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.face_tiles import require_radius, tile_faces
-from selfrecon_warp.kernels.interop import (
-    cleared,
-    ints,
-    launch_split,
-    require_like,
-    scalars,
-    split_parts,
-    vec3is,
-    vec3s,
-)
+from selfrecon_warp.kernels.arguments import require_like, require_radius, require_sizes, triangles
+from selfrecon_warp.kernels.face_tiles import tile_faces
+from selfrecon_warp.kernels.interop import ints, launch_split, scalars, scatter_split, vec3is, vec3s
 from selfrecon_warp.kernels.layer_selection import select_layers
-from selfrecon_warp.kernels.rasterize import require_sizes, triangles
-from selfrecon_warp.kernels.triangle import border_distance, border_vjp, edge_weights, signed_area, weights_vjp
+from selfrecon_warp.kernels.triangle import (
+    border_distance,
+    border_vjp,
+    edge_weights,
+    face_corners,
+    signed_area,
+    weights_vjp,
+)
 
 
 class Layers(NamedTuple):
@@ -91,10 +89,7 @@ def measure_layers_kernel(
     one = depth.dtype(1.0)
     for k in range(count):
         f = wp.int32(wp.uint32(keys[i, k]))
-        corner = faces[f]
-        p0 = vertices[base + corner[0]]
-        p1 = vertices[base + corner[1]]
-        p2 = vertices[base + corner[2]]
+        p0, p1, p2 = face_corners(vertices, base, faces[f])
         w0, w1, w2 = edge_weights(p0, p1, p2, u, v)
         side = wp.where(signed_area(p0, p1, p2) < zero, -one, one)
         m0 = kept(w0 * side, clip)
@@ -132,16 +127,11 @@ def measure_layers_vjp_kernel(
     grad_barycentrics: wp.array2d[Any],  # [B H W, K] vec3
     grad_depth: wp.array2d[Any],  # [B H W, K]
     grad_distance: wp.array2d[Any],  # [B H W, K]
-    share: wp.int32,  # pixels of a part
     # outputs
-    grad_vertices: wp.array2d[Any],  # [parts, B V] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    """Gradient of ``measure_layers_kernel`` to the vertices, each part of the pixels into a buffer of its own."""
-    part, i = wp.tid()
-    part += first
-    i += part * share
-    if i >= face_index.shape[0]:
-        return
+    """Gradient of ``measure_layers_kernel`` to the vertices."""
+    i = wp.tid() + first
     row = i / width
     base = (row / height) * vertex_count
     u = grad_depth.dtype(i - row * width)
@@ -153,9 +143,7 @@ def measure_layers_vjp_kernel(
         if f < 0:
             break
         corner = faces[f]
-        p0 = vertices[base + corner[0]]
-        p1 = vertices[base + corner[1]]
-        p2 = vertices[base + corner[2]]
+        p0, p1, p2 = face_corners(vertices, base, corner)
         w0, w1, w2 = edge_weights(p0, p1, p2, u, v)
         side = wp.where(signed_area(p0, p1, p2) < zero, -one, one)
         c0 = wp.where(clip and w0 * side < zero, zero, side)
@@ -193,9 +181,9 @@ def measure_layers_vjp_kernel(
         )
         outward = wp.where(distance[i, k] < zero, -grad_distance[i, k], grad_distance[i, k])
         on_p0, on_p1, on_p2 = border_vjp(p0, p1, p2, u, v, outward)
-        wp.atomic_add(grad_vertices, part, base + corner[0], to_p0 + on_p0)
-        wp.atomic_add(grad_vertices, part, base + corner[1], to_p1 + on_p1)
-        wp.atomic_add(grad_vertices, part, base + corner[2], to_p2 + on_p2)
+        wp.atomic_add(grad_vertices, base + corner[0], to_p0 + on_p0)
+        wp.atomic_add(grad_vertices, base + corner[1], to_p1 + on_p1)
+        wp.atomic_add(grad_vertices, base + corner[2], to_p2 + on_p2)
 
 
 class _RasterizeLayers(torch.autograd.Function):
@@ -242,18 +230,13 @@ class _RasterizeLayers(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         vertices, faces, face_index, distance = ctx.saved_tensors
         (B, V), (H, W, K) = vertices.shape[:2], face_index.shape[1:]
-        parts = split_parts(vertices, B * H * W)
-        grad = cleared(vertices, parts, B, V, 3)
-        share = -(-B * H * W // parts)
-        if B and len(faces):
-            to_barycentrics, to_depth, to_distance = (each.contiguous() for each in grads)
-            inputs = [vec3s(vertices.view(-1, 3)), vec3is(faces), V, H, W, ctx.perspective, ctx.clip]
-            inputs += [ints(face_index.view(-1, K)), scalars(distance.view(-1, K))]
-            inputs += [vec3s(to_barycentrics.view(-1, K, 3)), scalars(to_depth.view(-1, K))]
-            inputs += [scalars(to_distance.view(-1, K)), share]
-            outputs = [vec3s(grad.view(parts, -1, 3))]
-            launch_split(measure_layers_vjp_kernel, vertices, (parts, share), inputs, outputs, grain=1)
-        return grad.sum(0) if parts > 1 else grad[0], *[None] * 8
+        to_barycentrics, to_depth, to_distance = (each.contiguous() for each in grads)
+        inputs = [vec3s(vertices.view(-1, 3)), vec3is(faces), V, H, W, ctx.perspective, ctx.clip]
+        inputs += [ints(face_index.view(-1, K)), scalars(distance.view(-1, K))]
+        inputs += [vec3s(to_barycentrics.view(-1, K, 3)), scalars(to_depth.view(-1, K))]
+        inputs += [scalars(to_distance.view(-1, K))]
+        pixels = B * H * W if len(faces) else 0
+        return scatter_split(measure_layers_vjp_kernel, vertices, pixels, inputs, vertices.shape), *[None] * 8
 
 
 def rasterize_layers(

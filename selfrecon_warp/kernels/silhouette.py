@@ -30,11 +30,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import (
+    require_indices,
+    require_like,
+    require_radius,
+    require_range,
+    require_sizes,
+    triangles,
+)
 from selfrecon_warp.kernels.compositing import composite_alpha
 from selfrecon_warp.kernels.contour import MeshEdges, mesh_edges, silhouette_edges
-from selfrecon_warp.kernels.face_tiles import require_radius
-from selfrecon_warp.kernels.interop import ints, launch, require_indices, require_like, scalars, vec3s
-from selfrecon_warp.kernels.rasterize import require_range, require_sizes, triangles, visible_faces
+from selfrecon_warp.kernels.interop import ints, launch, scalars, vec3s
+from selfrecon_warp.kernels.rasterize import visible_faces
 from selfrecon_warp.kernels.silhouette_blend import BlendFaces
 from selfrecon_warp.kernels.splat import splat_lists
 

@@ -10,7 +10,6 @@ Either all faces within the radius count, in whatever order, and no list is kept
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.kernels.face_tiles import (
     RUN,
+    TileGrid,
     border_distance_of_run,
     columns_of_run,
     corners_from_run,
@@ -34,14 +34,12 @@ from selfrecon_warp.kernels.face_tiles import (
 )
 from selfrecon_warp.kernels.interop import (
     SCALAR,
-    cleared,
     ints,
     lanes,
     launch_split,
     scalars,
-    split_parts,
+    scatter_split,
     vec3is,
-    vec3s,
 )
 from selfrecon_warp.kernels.layer_selection import select_layers
 from selfrecon_warp.kernels.triangle import least
@@ -56,21 +54,15 @@ def blend_all_kernel(
     records: wp.array2d[Any],  # [B F, 3] lanes of 4
     start: wp.array[wp.int32],  # [tiles parts + 1]
     entries: wp.array[wp.int32],
-    parts: wp.int32,
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     radius: Any,
     sharpness: Any,
     # outputs
     light: wp.array[Any],  # [B H W]
 ):
     """Light that passes all faces near four pixels side by side."""
-    tile, b, row, column = place_of_run(wp.tid() + first, tile_bits, tile_rows, tile_columns)
-    if row >= height or column >= width:
+    tile, b, row, column = place_of_run(wp.tid() + first, grid)
+    if row >= grid.height or column >= grid.width:
         return
     zero = type(radius)(0.0)
     one = type(radius)(1.0)
@@ -80,10 +72,10 @@ def blend_all_kernel(
     most = one / type(radius)(OPAQUE)
     blocked = run_of(one)
     for k in range(4):
-        if column + k >= width:
+        if column + k >= grid.width:
             blocked[k] = most
-    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
-        face = b * face_count + entries[entry]
+    for entry in range(start[tile * grid.parts], start[(tile + 1) * grid.parts]):
+        face = b * grid.face_count + entries[entry]
         r0 = records[face, 0]
         r1 = records[face, 1]
         r2 = records[face, 2]
@@ -99,9 +91,9 @@ def blend_all_kernel(
                     blocked[k] = blocked[k] * (one + wp.exp(signed * sharpness))
             if lowest_of_run(blocked) >= most:
                 break
-    pixel = (b * height + row) * width + column
+    pixel = (b * grid.height + row) * grid.width + column
     for k in range(4):
-        if column + k < width:
+        if column + k < grid.width:
             light[pixel + k] = wp.where(blocked[k] < most, one / blocked[k], zero)
 
 
@@ -124,45 +116,35 @@ def blend_all_vjp_kernel(
     records: wp.array2d[Any],  # [B F, 3] lanes of 4
     start: wp.array[wp.int32],  # [tiles parts + 1]
     entries: wp.array[wp.int32],
-    parts: wp.int32,
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     radius: Any,
     sharpness: Any,
     light: wp.array[Any],  # [B H W]
     grad_light: wp.array[Any],  # [B H W]
     faces: wp.array[wp.vec3i],  # [F]
     vertex_count: wp.int32,
-    share: wp.int32,
     # outputs
-    grad_vertices: wp.array2d[Any],  # [buffers, B V] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    """Gradient of ``blend_all_kernel`` to the vertices, each part of the runs into a buffer of its own."""
-    part, i = wp.tid()
-    part += first
-    i += part * share
-    tile, b, row, column = place_of_run(i, tile_bits, tile_rows, tile_columns)
-    if b * height >= light.shape[0] / width or row >= height or column >= width:
+    """Gradient of ``blend_all_kernel`` to the vertices."""
+    tile, b, row, column = place_of_run(wp.tid() + first, grid)
+    if row >= grid.height or column >= grid.width:
         return
     zero = type(radius)(0.0)
     one = type(radius)(1.0)
     u = type(radius)(column)
     v = type(radius)(row)
     columns = columns_of_run(u)
-    pixel = (b * height + row) * width + column
+    pixel = (b * grid.height + row) * grid.width + column
     upstream = run_of(zero)
     for k in range(4):
-        if column + k < width:
+        if column + k < grid.width:
             upstream[k] = grad_light[pixel + k] * light[pixel + k] * sharpness
     if wp.dot(upstream, upstream) == zero:
         return
-    for entry in range(start[tile * parts], start[(tile + 1) * parts]):
+    for entry in range(start[tile * grid.parts], start[(tile + 1) * grid.parts]):
         f = entries[entry]
-        face = b * face_count + f
+        face = b * grid.face_count + f
         r0 = records[face, 0]
         r1 = records[face, 1]
         r2 = records[face, 2]
@@ -194,9 +176,9 @@ def blend_all_vjp_kernel(
             also_p2, to_p0 = push_apart(x2, y2, x0, y0, r2[2], pull1)
             also_p0, also_p1 = push_apart(x0, y0, x1, y1, r2[3], pull2)
             corner = faces[f]
-            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[0], to_p0 + also_p0)
-            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[1], to_p1 + also_p1)
-            wp.atomic_add(grad_vertices, part, b * vertex_count + corner[2], to_p2 + also_p2)
+            wp.atomic_add(grad_vertices, b * vertex_count + corner[0], to_p0 + also_p0)
+            wp.atomic_add(grad_vertices, b * vertex_count + corner[1], to_p1 + also_p1)
+            wp.atomic_add(grad_vertices, b * vertex_count + corner[2], to_p2 + also_p2)
 
 
 @wp.kernel(enable_backward=False, module="unique", module_options={"fuse_fp": False})
@@ -205,30 +187,25 @@ def blend_nearest_kernel(
     records: wp.array2d[Any],  # [B F, 3] lanes of 4
     keys: wp.array2d[wp.uint64],  # [B H W, K]
     counts: wp.array[wp.int32],  # [B H W]
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     sharpness: Any,
     # outputs
     light: wp.array[Any],  # [B H W]
 ):
     """Light that passes the nearest faces of a pixel."""
     j = wp.tid() + first
-    _tile, b, row, column = place_of_run(j >> 2, tile_bits, tile_rows, tile_columns)
+    _tile, b, row, column = place_of_run(j >> 2, grid)
     column += j & 3
-    if row >= height or column >= width:
+    if row >= grid.height or column >= grid.width:
         return
-    i = (b * height + row) * width + column
+    i = (b * grid.height + row) * grid.width + column
     one = type(sharpness)(1.0)
     if counts[i] == 0:
         light[i] = one
         return
     blocked = one
     most = one / type(sharpness)(OPAQUE)
-    base = b * face_count
+    base = b * grid.face_count
     u = type(sharpness)(column)
     v = type(sharpness)(row)
     for k in range(counts[i]):
@@ -246,30 +223,22 @@ def blend_nearest_vjp_kernel(
     records: wp.array2d[Any],  # [B F, 3] lanes of 4
     keys: wp.array2d[wp.uint64],  # [B H W, K]
     counts: wp.array[wp.int32],  # [B H W]
-    tile_bits: wp.int32,
-    face_count: wp.int32,
-    height: wp.int32,
-    width: wp.int32,
-    tile_rows: wp.int32,
-    tile_columns: wp.int32,
+    grid: TileGrid,
     sharpness: Any,
     light: wp.array[Any],  # [B H W]
     grad_light: wp.array[Any],  # [B H W]
     faces: wp.array[wp.vec3i],  # [F]
     vertex_count: wp.int32,
-    share: wp.int32,
     # outputs
-    grad_vertices: wp.array2d[Any],  # [buffers, B V] vec3
+    grad_vertices: wp.array[Any],  # [B V] vec3
 ):
-    """Gradient of ``blend_nearest_kernel`` to the vertices, each part of the pixels into a buffer of its own."""
-    part, j = wp.tid()
-    part += first
-    j += part * share
-    _tile, b, row, column = place_of_run(j >> 2, tile_bits, tile_rows, tile_columns)
+    """Gradient of ``blend_nearest_kernel`` to the vertices."""
+    j = wp.tid() + first
+    _tile, b, row, column = place_of_run(j >> 2, grid)
     column += j & 3
-    if b * height >= counts.shape[0] / width or row >= height or column >= width:
+    if row >= grid.height or column >= grid.width:
         return
-    i = (b * height + row) * width + column
+    i = (b * grid.height + row) * grid.width + column
     one = type(sharpness)(1.0)
     zero = type(sharpness)(0.0)
     upstream = type(sharpness)(2.0) * grad_light[i] * light[i] * sharpness
@@ -279,7 +248,7 @@ def blend_nearest_vjp_kernel(
     v = type(sharpness)(row)
     for k in range(counts[i]):
         f = wp.int32(wp.uint32(keys[i, k]))
-        face = b * face_count + f
+        face = b * grid.face_count + f
         at, signed, opposite = nearest_border(records[face, 0], records[face, 1], records[face, 2], u, v)
         pull = upstream / (one + wp.exp(signed * sharpness))
         if signed <= zero:
@@ -294,8 +263,8 @@ def blend_nearest_vjp_kernel(
             from_corner = corner[0]
             to_corner = corner[1]
         push = pull * wp.vector(at[0], at[1], zero)
-        wp.atomic_add(grad_vertices, part, b * vertex_count + from_corner, (one - at[2]) * push)
-        wp.atomic_add(grad_vertices, part, b * vertex_count + to_corner, at[2] * push)
+        wp.atomic_add(grad_vertices, b * vertex_count + from_corner, (one - at[2]) * push)
+        wp.atomic_add(grad_vertices, b * vertex_count + to_corner, at[2] * push)
 
 
 class BlendFaces(torch.autograd.Function):
@@ -318,9 +287,10 @@ class BlendFaces(torch.autograd.Function):
             lists = tiles.start, tiles.entries
         else:
             lists = select_layers(tiles, height, width, faces_per_pixel, radius, True, True)
-        ctx.options = tiles.size, tiles.parts, faces_per_pixel is None, radius, sigma
+        threads = tiles.runs(height, width) * (1 if faces_per_pixel is None else RUN)
+        ctx.options = faces_per_pixel is None, threads, tiles.grid(height, width), radius, sigma
         ctx.save_for_backward(vertices, faces, light, tiles.records, *lists)
-        inputs, threads = _launch_inputs(ctx.options, light, tiles.records, *lists)
+        inputs = _launch_inputs(ctx.options, tiles.records, *lists)
         kernel = blend_all_kernel if faces_per_pixel is None else blend_nearest_kernel
         launch_split(kernel, vertices, (threads,), inputs, [scalars(light.view(-1))], grain=256)
         return light
@@ -329,31 +299,19 @@ class BlendFaces(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_light: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         vertices, faces, light, *lists = ctx.saved_tensors
-        B, V = vertices.shape[:2]
-        inputs, threads = _launch_inputs(ctx.options, light, *lists)
-        parts = split_parts(vertices, threads, 256)
-        share = -(-threads // parts)
-        grad = cleared(vertices, parts, B, V, 3)
-        inputs += [scalars(light.view(-1)), scalars(grad_light.contiguous().view(-1)), vec3is(faces), V, share]
-        kernel = blend_all_vjp_kernel if ctx.options[2] else blend_nearest_vjp_kernel
-        launch_split(kernel, vertices, (parts, share), inputs, [vec3s(grad.view(parts, -1, 3))], grain=1)
-        return grad.sum(0) if parts > 1 else grad[0], *[None] * 6
+        all_faces, threads = ctx.options[:2]
+        inputs = _launch_inputs(ctx.options, *lists)
+        inputs += [scalars(light.view(-1)), scalars(grad_light.contiguous().view(-1)), vec3is(faces), vertices.shape[1]]
+        kernel = blend_all_vjp_kernel if all_faces else blend_nearest_vjp_kernel
+        return scatter_split(kernel, vertices, threads, inputs, vertices.shape, grain=256), *[None] * 6
 
 
-def _launch_inputs(
-    options: tuple[int, int, bool, float, float], light: Tensor, records: Tensor, *lists: Tensor
-) -> tuple[list[Any], int]:
-    """What forward and backward kernel begin with, and their number of threads."""
-    size, parts, all_faces, radius, sigma = options
-    B, height, width = light.shape
-    rows, columns = math.ceil(height / size), math.ceil(width / size)
-    scalar = SCALAR[records.dtype]
-    place = [size.bit_length() - 1, records.shape[1], height, width, rows, columns]
-    threads = B * rows * columns * size * size
-    shown = lanes(records.view(-1, 12), 12)
+def _launch_inputs(options: tuple[bool, int, Any, float, float], records: Tensor, *lists: Tensor) -> list[Any]:
+    """What forward and backward kernel begin with."""
+    all_faces, _, grid, radius, sigma = options
+    scalar, shown = SCALAR[records.dtype], lanes(records.view(-1, 12), 12)
     if all_faces:
         start, entries = lists
-        inputs = [shown, ints(start), ints(entries), parts, *place, scalar(radius), scalar(1 / sigma)]
-        return inputs, threads // RUN
+        return [shown, ints(start), ints(entries), grid, scalar(radius), scalar(1 / sigma)]
     keys, counts = lists
-    return [shown, wp.from_torch(keys, dtype=wp.uint64), ints(counts), *place, scalar(1 / sigma)], threads
+    return [shown, wp.from_torch(keys, dtype=wp.uint64), ints(counts), grid, scalar(1 / sigma)]

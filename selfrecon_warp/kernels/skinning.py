@@ -13,181 +13,41 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like
 from selfrecon_warp.kernels.blending import (
+    STRIP,
+    add_strips,
     blend,
     blend_bones,
-    blended_at_four,
-    gradient_to_bones,
-    gradient_to_weights,
+    bones_across,
     launch_blocks,
+    padded_joints,
     prepare_blend,
 )
-from selfrecon_warp.kernels.interop import CPU_FLAGS, SCALAR, lanes, launch_split, mat33s, mat34s, require_like, vec3s
-
-wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
-
-
-@wp.func
-def carried(m: Any, v: Any, h: Any):
-    """``m [v; h]``."""
-    return type(v)(
-        m[0, 0] * v[0] + m[0, 1] * v[1] + m[0, 2] * v[2] + m[0, 3] * h,
-        m[1, 0] * v[0] + m[1, 1] * v[1] + m[1, 2] * v[2] + m[1, 3] * h,
-        m[2, 0] * v[0] + m[2, 1] * v[1] + m[2, 2] * v[2] + m[2, 3] * h,
-    )
-
-
-@wp.func
-def turned_back(m: Any, g: Any):
-    """``g`` under the transposed 3 x 3 part of ``m``."""
-    return type(g)(
-        m[0, 0] * g[0] + m[1, 0] * g[1] + m[2, 0] * g[2],
-        m[0, 1] * g[0] + m[1, 1] * g[1] + m[2, 1] * g[2],
-        m[0, 2] * g[0] + m[1, 2] * g[1] + m[2, 2] * g[2],
-    )
-
-
-@wp.func
-def lifted_outer(g: Any, v: Any, h: Any, like: Any):
-    """``g [v; h]^T`` as a matrix of the type of ``like``."""
-    return type(like)(
-        g[0] * v[0], g[0] * v[1], g[0] * v[2], g[0] * h,
-        g[1] * v[0], g[1] * v[1], g[1] * v[2], g[1] * h,
-        g[2] * v[0], g[2] * v[1], g[2] * v[2], g[2] * h,
-    )  # fmt: skip
-
-
-@wp.func
-def where_finite(v: Any, there: Any):
-    """``there``, or zeros where a coordinate of ``v`` is NaN or infinite: one comparison, no branch."""
-    total = v[0] + v[1] + v[2]
-    return wp.where(total - total == type(total)(0.0), there, type(there)())
-
-
-@wp.kernel
-def skin_points_kernel(
-    first: wp.int32,
-    points: wp.array2d[Any],  # [1 or B, P] vec3
-    weights: wp.array3d[Any],  # [1 or B, P, J / lane] lanes
-    rows: wp.array2d[Any],  # [B, J] mat34
-    h: Any,
-    # outputs
-    matrices: wp.array2d[Any],  # [B, P] mat34
-    posed: wp.array2d[Any],  # [B, P] vec3
-):
-    """Blend the bones at four points as ``blend_bones_kernel`` does, then carry these: phi along ``g``."""
-    p0 = 4 * (first + wp.tid())
-    last = matrices.shape[1] - 1
-    p1 = wp.min(p0 + 1, last)
-    p2 = wp.min(p0 + 2, last)
-    p3 = wp.min(p0 + 3, last)
-    for b in range(matrices.shape[0]):
-        q = wp.min(b, points.shape[0] - 1)
-        m0, m1, m2, m3 = blended_at_four(weights, rows, b, p0, p1, p2, p3)
-        matrices[b, p0] = m0
-        matrices[b, p1] = m1
-        matrices[b, p2] = m2
-        matrices[b, p3] = m3
-        for k in range(4):
-            p = wp.min(p0 + k, last)
-            posed[b, p] = carried(matrices[b, p], points[q, p], h)
-
-
-@wp.kernel
-def skin_points_vjp_kernel(
-    first: wp.int32,
-    grad_posed: wp.array2d[Any],  # [B, P] vec3
-    points: wp.array2d[Any],  # [1 or B, P] vec3
-    matrices: wp.array2d[Any],  # [B, P] mat34
-    h: Any,
-    # outputs
-    grad_points: wp.array2d[Any],  # [1 or B, P] vec3
-    grad_matrices: wp.array2d[Any],  # [B, P] mat34
-):
-    """Gradients of the points, summed over frames where they share them, and of the matrices: phi along both."""
-    p = first + wp.tid()
-    shared = grad_posed.shape[0] // grad_points.shape[0]
-    for q in range(grad_points.shape[0]):
-        point = points[q, p]
-        lifted = where_finite(point, point)
-        total = grad_points.dtype()
-        for b in range(q * shared, (q + 1) * shared):
-            g = where_finite(point, grad_posed[b, p])
-            total += turned_back(matrices[b, p], g)
-            grad_matrices[b, p] = lifted_outer(g, lifted, h, grad_matrices.dtype())
-        grad_points[q, p] = total
-
-
-@wp.kernel
-def skin_points_jacobian_kernel(
-    first: wp.int32,
-    matrices: wp.array2d[Any],  # [B, P] mat34
-    slopes: wp.array3d[Any],  # [B, P, 3] mat34: derivatives of the blended matrix along x, y, z
-    points: wp.array2d[Any],  # [1 or B, P] vec3
-    # outputs
-    posed: wp.array2d[Any],  # [B, P] vec3
-    jacobian: wp.array2d[Any],  # [B, P] mat33
-):
-    """Carry each point and differentiate where it lands."""
-    p = first + wp.tid()
-    for b in range(posed.shape[0]):
-        point = points[wp.min(b, points.shape[0] - 1), p]
-        one = type(point[0])(1.0)
-        m = matrices[b, p]
-        along_x = carried(slopes[b, p, 0], point, one)
-        along_y = carried(slopes[b, p, 1], point, one)
-        along_z = carried(slopes[b, p, 2], point, one)
-        posed[b, p] = carried(m, point, one)
-        jacobian[b, p] = jacobian.dtype(
-            m[0, 0] + along_x[0], m[0, 1] + along_y[0], m[0, 2] + along_z[0],
-            m[1, 0] + along_x[1], m[1, 1] + along_y[1], m[1, 2] + along_z[1],
-            m[2, 0] + along_x[2], m[2, 1] + along_y[2], m[2, 2] + along_z[2],
-        )  # fmt: skip
-
-
-@wp.kernel
-def skin_points_jacobian_vjp_kernel(
-    first: wp.int32,
-    matrices: wp.array2d[Any],  # [B, P] mat34
-    slopes: wp.array3d[Any],  # [B, P, 3] mat34
-    points: wp.array2d[Any],  # [1 or B, P] vec3
-    grad_posed: wp.array2d[Any],  # [B, P] vec3
-    grad_jacobian: wp.array2d[Any],  # [B, P] mat33
-    # outputs
-    grad_matrices: wp.array2d[Any],  # [B, P] mat34
-    grad_slopes: wp.array3d[Any],  # [B, P, 3] mat34
-    grad_points: wp.array2d[Any],  # [1 or B, P] vec3
-):
-    """Gradients of ``skin_points_jacobian_kernel`` to all its inputs."""
-    p = first + wp.tid()
-    shared = grad_posed.shape[0] // grad_points.shape[0]
-    for q in range(grad_points.shape[0]):
-        point = points[q, p]
-        lifted = where_finite(point, point)
-        one = type(point[0])(1.0)
-        to_point = grad_points.dtype()
-        for b in range(q * shared, (q + 1) * shared):
-            g = where_finite(point, grad_posed[b, p])
-            d = where_finite(point, grad_jacobian[b, p])
-            x = type(g)(d[0, 0], d[1, 0], d[2, 0])
-            y = type(g)(d[0, 1], d[1, 1], d[2, 1])
-            z = type(g)(d[0, 2], d[1, 2], d[2, 2])
-            to_point += turned_back(matrices[b, p], g) + turned_back(slopes[b, p, 0], x)
-            to_point += turned_back(slopes[b, p, 1], y) + turned_back(slopes[b, p, 2], z)
-            grad_matrices[b, p] = grad_matrices.dtype(
-                g[0] * lifted[0] + x[0], g[0] * lifted[1] + y[0], g[0] * lifted[2] + z[0], g[0],
-                g[1] * lifted[0] + x[1], g[1] * lifted[1] + y[1], g[1] * lifted[2] + z[1], g[1],
-                g[2] * lifted[0] + x[2], g[2] * lifted[1] + y[2], g[2] * lifted[2] + z[2], g[2],
-            )  # fmt: skip
-            grad_slopes[b, p, 0] = lifted_outer(x, lifted, one, grad_matrices.dtype())
-            grad_slopes[b, p, 1] = lifted_outer(y, lifted, one, grad_matrices.dtype())
-            grad_slopes[b, p, 2] = lifted_outer(z, lifted, one, grad_matrices.dtype())
-        grad_points[q, p] = to_point
+from selfrecon_warp.kernels.interop import (
+    MAT34,
+    SCALAR,
+    SPLIT_GRAIN,
+    VEC3,
+    absent,
+    cleared,
+    lanes,
+    launch_split,
+    mat33s,
+    mat34s,
+    scalars,
+    vec3s,
+)
+from selfrecon_warp.kernels.skinning_kernels import (
+    skin_points_jacobian_kernel,
+    skin_points_jacobian_vjp_kernel,
+    skin_points_kernel,
+    skin_points_vjp_kernel,
+)
 
 
 class _Skin(torch.autograd.Function):
@@ -231,16 +91,28 @@ class _SkinVjp(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if matrices is None:
             matrices = blend(weights, rows)
-        grad_points = torch.zeros_like(points) if len(rows) == 0 else torch.empty_like(points)
-        grad_matrices = torch.empty_like(matrices)
-        if len(rows):
-            inputs = [vec3s(grad_posed), vec3s(points), mat34s(matrices), SCALAR[points.dtype](h)]
-            outputs = [vec3s(grad_points), mat34s(grad_matrices)]
-            launch_split(skin_points_vjp_kernel, points, (points.shape[1],), inputs, outputs)
+        (B, J), P = rows.shape[:2], points.shape[1]
+        if 0 in (B, P):
+            return tuple(
+                torch.zeros_like(x) if n else None for x, n in zip((points, weights, rows), needed, strict=True)
+            )
+        strips, padded = -(-P // STRIP), padded_joints(J)
+        grad_points = torch.empty_like(points) if needed[0] else None
+        grad_weights = weights.new_empty(*weights.shape[:2], padded) if needed[1] else None
+        parts = cleared(rows, strips, *rows.shape) if needed[2] else None
+        across = lanes(bones_across(rows) if needed[1] else rows.new_empty(1, 1, padded), padded)
+        inputs = [vec3s(grad_posed), vec3s(points), mat34s(matrices), scalars(weights), across]
+        inputs += [SCALAR[points.dtype](h), STRIP]
+        outputs = [
+            absent(VEC3[points.dtype], 2) if grad_points is None else vec3s(grad_points),
+            absent(across.dtype, 3) if grad_weights is None else lanes(grad_weights, padded),
+            absent(MAT34[points.dtype], 3) if parts is None else mat34s(parts),
+        ]
+        launch_split(skin_points_vjp_kernel, points, (strips,), inputs, outputs, grain=SPLIT_GRAIN // STRIP)
         return (
-            grad_points if needed[0] else None,
-            gradient_to_weights(grad_matrices, rows, len(weights)) if needed[1] else None,
-            gradient_to_bones(grad_matrices, weights) if needed[2] else None,
+            grad_points,
+            None if grad_weights is None else grad_weights[..., :J],
+            None if parts is None else add_strips(parts),
         )
 
     @staticmethod

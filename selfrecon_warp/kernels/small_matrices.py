@@ -12,7 +12,8 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.interop import SCALAR, bools, launch_split, mat33s, require_like, vec3s
+from selfrecon_warp.kernels.arguments import require_like
+from selfrecon_warp.kernels.interop import SCALAR, bools, launch_split, mat33s, vec3s
 
 THRESHOLD = 1e-4
 """Least magnitude of a determinant that counts as regular."""

@@ -17,8 +17,9 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
+from selfrecon_warp.kernels.arguments import require_like
 from selfrecon_warp.kernels.grid_search import Search
-from selfrecon_warp.kernels.interop import ints, launch_split, require_like, scalars
+from selfrecon_warp.kernels.interop import ints, launch_split, scalars
 from selfrecon_warp.kernels.lattice import fill_rows_kernel, lazy_zeros, rounded, smallest_spacing
 
 Sdf = Callable[[Tensor], Tensor]

@@ -19,8 +19,8 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import cleared, ints, launch, launch_split, require_indices, vec3is
-from selfrecon_warp.kernels.rasterize import require_range
+from selfrecon_warp.kernels.arguments import require_indices, require_range
+from selfrecon_warp.kernels.interop import cleared, ints, launch, launch_split, vec3is
 
 wp.set_module_options({"enable_backward": False})
 

@@ -28,6 +28,19 @@ def greatest(a: Any, b: Any, c: Any):
 
 
 @wp.func
+def face_corners(vertices: wp.array[Any], base: wp.int32, corner: wp.vec3i):
+    """Corners of a face of the frame whose vertices begin at ``base``."""
+    return vertices[base + corner[0]], vertices[base + corner[1]], vertices[base + corner[2]]
+
+
+@wp.func
+def names_missing(corner: wp.vec3i, vertex_count: wp.int32):
+    """Whether a face names a vertex that does not exist."""
+    lowest = wp.min(corner[0], wp.min(corner[1], corner[2]))
+    return lowest < 0 or wp.max(corner[0], wp.max(corner[1], corner[2])) >= vertex_count
+
+
+@wp.func
 def corners_from(p0: Any, p1: Any, p2: Any, u: Any, v: Any):
     """Corners in the picture relative to a pixel."""
     return p0[0] - u, p0[1] - v, p1[0] - u, p1[1] - v, p2[0] - u, p2[1] - v

@@ -23,7 +23,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, cleared, ints, lanes, launch_split, scalars, split_parts, vec3s
+from selfrecon_warp.kernels.interop import (
+    SPLIT_GRAIN,
+    VEC3,
+    absent,
+    cleared,
+    ints,
+    lanes,
+    launch_split,
+    scalars,
+    split_parts,
+    vec3s,
+)
 from selfrecon_warp.kernels.trilinear_kernels import (
     interpolate_jacobian_kernel,
     interpolate_kernel,
@@ -31,6 +42,7 @@ from selfrecon_warp.kernels.trilinear_kernels import (
     jacobian_slope_kernel,
     scatter_kernel,
     slope_kernel,
+    slope_vjp_kernel,
 )
 
 RUN = 64
@@ -126,7 +138,7 @@ class _Scatter(torch.autograd.Function):
         ctx.save_for_backward(points, grad_values)
         ctx.levels = levels
         grad_table = cleared(points, *shape)
-        _scatter(scatter_kernel, points, [lanes(grad_values, shape[1])], levels, grad_table)
+        _scatter(scatter_kernel, points, [lanes(grad_values, shape[1]), absent(VEC3[points.dtype])], levels, grad_table)
         return grad_table
 
     @staticmethod
@@ -154,18 +166,17 @@ class _Slope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_slope: Tensor) -> tuple[Tensor | None, ...]:
         points, table, grad_values = ctx.saved_tensors
-        to_points, to_table = _jacobian_vjp(
-            points,
-            table,
-            torch.zeros_like(grad_values),
-            grad_slope[:, :, None] * grad_values[:, None, :],
-            ctx.levels,
-            ctx.needs_input_grad[:2],
-        )
-        to_values = None
-        if ctx.needs_input_grad[2]:
-            _, jacobian = _jacobian(points, table, ctx.levels)
-            to_values = torch.einsum("pi,pik->pk", grad_slope, jacobian)
+        grad_slope = grad_slope.contiguous()
+        channels = table.shape[1]
+        to_points = cleared(points, *points.shape)
+        to_values = cleared(points, *grad_values.shape) if ctx.needs_input_grad[2] else None
+        to_table = cleared(table, *table.shape) if ctx.needs_input_grad[1] else None
+        along = [lanes(grad_values, channels), vec3s(grad_slope)]
+        if ctx.needs_input_grad[0] or to_values is not None:
+            outputs = [vec3s(to_points), absent(along[0].dtype, 2) if to_values is None else lanes(to_values, channels)]
+            _gather(slope_vjp_kernel, points, [lanes(table, channels), *along], ctx.levels, outputs)
+        if to_table is not None:
+            _scatter(scatter_kernel, points, along, ctx.levels, to_table)
         return to_points, to_table, to_values, None
 
 

@@ -18,7 +18,8 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
-from selfrecon_warp.kernels.interop import SCALAR, SPLIT_GRAIN, ints, lanes, launch_split, require_like, scalars, vec3s
+from selfrecon_warp.kernels.arguments import require_like
+from selfrecon_warp.kernels.interop import SCALAR, SPLIT_GRAIN, ints, lanes, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False})
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import warp as wp
 
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, cleared, launch, launch_split, scalars
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, cleared, launch, launch_split, scalars, scatter_split
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -29,6 +29,19 @@ def square_columns_kernel(
     i, j = wp.tid()
     j += first
     squares[i, j] = values[i, j] * values[i, j]
+
+
+@wp.kernel(enable_backward=False, module="unique")
+def add_remainders_kernel(
+    first: wp.int32,
+    values: wp.array[Any],  # [M]
+    # outputs
+    doubles: wp.array[Any],  # [M]
+    sums: wp.array[Any],  # [5]
+):
+    i = wp.tid() + first
+    doubles[i] = values[i] + values[i]
+    wp.atomic_add(sums, i % 5, values[i])
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -92,3 +105,17 @@ def test_a_view_keeps_strides(device):
 def test_cleared_memory_is_zero(device, shape):
     zeros = cleared(torch.ones(1, device=device), *shape, dtype=torch.int64)
     assert torch.equal(zeros, torch.zeros(shape, dtype=torch.int64, device=device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 7, 3 * SPLIT_GRAIN + 4])
+def test_sums_of_threads_are_one_sum(device, threads, rows, dtype):
+    values = torch.randint(9, (rows,), device=device).to(dtype)  # sums of these are exact in any order
+    expected = torch.stack([values[k::5].sum() for k in range(5)])
+    for count, in_order in ((1, False), (3, False), (3, True)):
+        threads(count)
+        doubles = torch.empty_like(values)
+        options = {"view": scalars, "outputs": (scalars(doubles),), "in_order": in_order}
+        sums = scatter_split(add_remainders_kernel, values, rows, [scalars(values)], (5,), **options)
+        assert torch.equal(sums, expected)
+        assert torch.equal(doubles, values + values)

@@ -23,10 +23,11 @@ from selfrecon_warp.kernels.point_mesh import (
     mesh_point_distance,
     point_mesh_distance,
 )
-from selfrecon_warp.kernels.rasterize import NEAR, rasterize
+from selfrecon_warp.kernels.rasterize import rasterize
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.kernels.silhouette import blended_silhouette, splatted_silhouette
 from selfrecon_warp.kernels.splat import splat_points
+from selfrecon_warp.kernels.triangle import NEAR
 
 pytest.importorskip("pytorch3d")
 
