@@ -7,6 +7,8 @@
 # make external   set up .venv, check exported files with the Khronos validator, three.js in Chromium, and Blender; the
 #                 last two and npm have to be there (docs/export.md), what is missing is skipped aloud
 #
+# make viewer     bundle the viewer of report.html anew after a change of selfrecon_warp/view/page/viewer.js; needs npm
+#
 # torch is installed before everything else, so that this line alone decides which build it is. CPU only, a small download:
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 
@@ -15,13 +17,14 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 NODE_PACKAGES ?= gltf-validator@2.0.0-dev.3.10 three@0.187.0
+PAGE := selfrecon_warp/view/page
 BENCH_ARGS ?=
 BENCH_PYTHON ?= python3.11
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -qq
 
-.PHONY: demo test lint smoke external bench bench-env clean
+.PHONY: demo test lint smoke external viewer bench bench-env clean
 
 demo: $(VENV)/installed
 	$(BIN)/selfrecon demo --out demo --overwrite
@@ -47,6 +50,13 @@ smoke: $(VENV)/installed-dev
 external: $(VENV)/installed-dev
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node $(NODE_PACKAGES)
 	SELFRECON_NODE_MODULES=$(VENV)/node/node_modules $(BIN)/python -m pytest -rs --log-cli-level=INFO tests/asset/test_external.py
+
+# Versions are those of package-lock.json; the bundle is committed, so that nobody else needs npm.
+viewer:
+	mkdir -p $(VENV)/viewer
+	cd $(PAGE) && cp package.json package-lock.json build.mjs viewer.js $(abspath $(VENV))/viewer
+	cd $(VENV)/viewer && npm ci --silent --no-audit --no-fund && npm run --silent build
+	cp $(VENV)/viewer/viewer.min.js $(PAGE)/viewer.min.js
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

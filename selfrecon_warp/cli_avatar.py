@@ -19,6 +19,9 @@ def texture(
     run: Run,
     size: Annotated[int, typer.Option(metavar="TEXELS", help="Width and height of the texture.")] = 2048,
     faces: Annotated[int, typer.Option(metavar="N", help="Triangles of the mesh, about.")] = 30_000,
+    delight: Annotated[
+        bool, typer.Option("--delight", help="Take the capture's light out of the colours, as far as it is smooth.")
+    ] = False,
     videoavatar: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write what VideoAvatar's extractor reads (.npz).", show_default=False),
@@ -32,7 +35,9 @@ def texture(
     opened = RunFolder.open(run)
     from selfrecon_warp.asset.texture import texture_run
 
-    made = texture_run(opened, select_device(device), size=size, face_count=faces, videoavatar=videoavatar)
+    made = texture_run(
+        opened, select_device(device), size=size, face_count=faces, delight=delight, videoavatar=videoavatar
+    )
     typer.echo(
         f"{run}/avatar: {len(made.rigged.faces)} triangles in {made.charts} charts, texture of {size}x{size}, "
         f"{100 * made.seen:.0f} % of the surface seen in {len(made.frames)} frames; next: selfrecon export {run}"
@@ -167,8 +172,9 @@ def render(
     what: Annotated[
         str,
         typer.Option(
-            metavar="colour|texture|shaded|normals|depth|mask|wireframe",
-            help="colour asks the appearance network at every pixel; texture needs `selfrecon texture`.",
+            metavar="colour|texture|lit|shaded|normals|depth|mask|wireframe",
+            help="colour asks the appearance network at every pixel; texture and lit, the texture in the "
+            "capture's light, need `selfrecon texture`.",
         ),
     ],
     out: Annotated[
@@ -213,6 +219,42 @@ def render(
         frame_rate=frame_rate,
     )
     typer.echo(f"{count} pictures: {out}")
+
+
+@commands.command(rich_help_panel=PANEL)
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="File; RUN/report.html when absent.", show_default=False)
+    ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            "--ground-truth",
+            metavar="DIR",
+            help="The gt/ folder of the capture, or the capture: true shapes are shown beside the results.",
+            show_default=False,
+        ),
+    ] = None,
+    texels: Annotated[
+        int, typer.Option(min=64, max=8192, help="Width and height at most of the texture inside the page.")
+    ] = 1536,
+    title: Annotated[
+        str | None, typer.Option(help="Headline; the capture's name when absent.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write one page that holds everything: the avatar to turn and play, scores, problems, pictures, curves."""
+    from selfrecon_warp.devices import select_device
+    from selfrecon_warp.train.run_folder import RunFolder
+
+    opened = RunFolder.open(run)
+    from selfrecon_warp.capture.ground_truth import read_ground_truth
+    from selfrecon_warp.view.run_report import report_run
+
+    truth = None if ground_truth is None else read_ground_truth(ground_truth)
+    path = report_run(opened, select_device(device), truth=truth, title=title, texels=texels, out=out)
+    typer.echo(f"report: {path}")
 
 
 def _frame_range(text: str) -> tuple[int, int]:

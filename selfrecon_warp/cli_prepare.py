@@ -16,6 +16,64 @@ Out = Annotated[Path, typer.Option("--out", metavar="CAPTURE", help="Capture fol
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
+@prepare.command()
+def video(
+    video: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="One person, turning once before a camera that stands.")
+    ],
+    out: Out,
+    height: Annotated[
+        float | None,
+        typer.Option(metavar="CM", help="The person's height; gives the avatar its size.", show_default=False),
+    ] = None,
+    focal: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PX", help="Focal length of the whole picture; estimated when absent.", show_default=False
+        ),
+    ] = None,
+    fov: Annotated[
+        float | None,
+        typer.Option(metavar="DEG", help="Angle of the picture's longer side, instead.", show_default=False),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=10, metavar="N", help="Frames to take of the turn; 120 when absent.", show_default=False),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(metavar="N", help="Frames to take a second, instead.", show_default=False)
+    ] = None,
+    resolution: Annotated[int, typer.Option(min=128, metavar="PX", help="Longer side of the pictures, at most.")] = 720,
+    body_models: BodyModels = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """A video alone: frames, masks, keypoints and body are found in it."""
+    from selfrecon_warp.prepare.video_capture import VideoSettings, prepare_video
+
+    settings = VideoSettings(
+        video=video, frames=frames, fps=fps, resolution=resolution, focal=focal, fov=fov, height=height
+    )
+    done = prepare_video(settings, out, body_models=body_models, overwrite=overwrite)
+    _notes(done.remarks)
+    typer.echo(
+        f"capture: {out}, {done.frames} frames, focal length {done.focal:.0f} px; look at {out / 'contact_sheet.png'}; "
+        f"next: selfrecon fit {out} --out RUN"
+    )
+
+
+@prepare.command()
+def networks(
+    wheel: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="MediaPipe 0.10.14's wheel, where pip reaches no index.", show_default=False),
+    ] = None,
+) -> None:
+    """Install, once, the networks that `prepare video` finds people with."""
+    from selfrecon_warp.prepare.network_files import install_networks
+
+    typer.echo(f"networks: {install_networks(wheel=wheel)}")
+
+
 @prepare.command("people-snapshot")
 def people_snapshot(
     folder: Annotated[Path, typer.Argument(help="With camera.pkl, masks.hdf5, reconstructed_poses.hdf5, one video.")],
@@ -154,6 +212,48 @@ def merge(
     count, remarks = merge_captures(captures, out, body_models=body_models, overwrite=overwrite)
     _notes(remarks)
     typer.echo(f"capture: {out}, {count} frames in {len(captures)} captures' clips; next: selfrecon check {out}")
+
+
+@prepare.command()
+def refine(
+    capture: Annotated[Path, typer.Argument(help="Capture whose body is fitted to its masks.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="CAPTURE2", help="Capture to write.", show_default=False)
+    ] = None,
+    height: Annotated[float | None, typer.Option(metavar="CM", help="The person's height.", show_default=False)] = None,
+    focal_free: Annotated[
+        bool, typer.Option("--focal-free", help="The focal length is a guess: improve it as well.")
+    ] = False,
+    keypoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keypoints as .npz, docs/prepare.md; when absent, keypoints.npz of the capture if there is one.",
+            show_default=False,
+        ),
+    ] = None,
+    body_models: BodyModels = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace CAPTURE2 or, without --out, the body.")
+    ] = False,
+) -> None:
+    """Fit poses, shape and, if wanted, focal length anew, from the ones that a capture has."""
+    from selfrecon_warp.prepare.refine import refine_capture
+
+    done = refine_capture(
+        capture,
+        out,
+        overwrite=overwrite,
+        height_cm=height,
+        focal_free=focal_free,
+        keypoints=keypoints,
+        body_models=body_models,
+    )
+    _notes(done.remarks)
+    typer.echo(
+        f"capture: {done.folder}, {done.frames} frames; body and masks overlap by {done.overlap:.3f}, before by "
+        f"{done.overlap_before:.3f}; next: selfrecon check {done.folder}"
+    )
 
 
 def _notes(remarks: Iterable[str]) -> None:

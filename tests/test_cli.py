@@ -91,11 +91,13 @@ def require_refused(result: Result, *expected: str) -> None:
 def test_help_lists_every_command(flag):
     result = selfrecon(flag)
     assert result.exit_code == 0
-    for command in ("check", "fit", "infer", "evaluate", "view", "synthesize", "demo", "version"):
+    for command in ("check", "fit", "infer", "evaluate", "view", "report", "synthesize", "demo", "version"):
         assert f" {command} " in result.output
 
 
-@pytest.mark.parametrize("command", ["check", "fit", "infer", "evaluate", "view", "synthesize", "demo", "version"])
+@pytest.mark.parametrize(
+    "command", ["check", "fit", "infer", "evaluate", "view", "report", "synthesize", "demo", "version"]
+)
 def test_every_command_has_help(command):
     assert selfrecon(command, "-h").exit_code == 0
 

@@ -1,11 +1,13 @@
 """The whole pipeline on a tiny capture: a person is made up, fitted, drawn, scored and reported."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from glb_file import Glb
+from html_page import HtmlPage
 from typer.testing import CliRunner, Result
 
 from selfrecon_warp.cli import app
@@ -70,9 +72,11 @@ def test_report_shows_frames_scores_and_videos(demo):
     page = (demo / "report.html").read_text()
     assert page == (demo / "run" / "report.html").read_text()
     assert page.count("<article") == 6
-    for label in ("Input", "Colours", "Shape", "True shape", "Normals", "True normals"):
-        assert page.count(f"<figcaption>{label}</figcaption>") == 6
     assert page.count("data:video/mp4") == 4
+    viewer = base64.b64decode(HtmlPage(page).texts["viewer-glb"])
+    assert Glb(viewer).json["images"][0]["mimeType"] == "image/jpeg"
+    for label in ("Input", "Texture", "Colours", "Shape", "True shape", "Normals", "True normals"):
+        assert page.count(f"<figcaption>{label}</figcaption>") == 6
     assert "Chamfer distance, aligned" in page
     assert page.count('class="chart"') >= 5
 

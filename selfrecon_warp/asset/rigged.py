@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from selfrecon_warp.asset.cloth_weights import cloth_weights
 from selfrecon_warp.capture.camera import read_arrays
 from selfrecon_warp.capture.image_file import read_image
 from selfrecon_warp.checks import require_shapes
@@ -48,8 +49,10 @@ _SHAPES = {
     "texcoords": "T 2",
     "face_texcoords": "F 3",
     "vertex_colours": "V 3",
+    "light": "9 3",
+    "textured_light": "V 3",
 }
-_OPTIONAL = ("texcoords", "face_texcoords", "vertex_colours")
+_OPTIONAL = ("texcoords", "face_texcoords", "vertex_colours", "light", "textured_light")
 _INTEGERS = ("faces", "parents", "face_texcoords")
 
 
@@ -73,6 +76,9 @@ class RiggedMesh:
         texture: Base colour, sRGB, ``[S, S, 3]`` uint8.
         normal_map: Tangent space, x along u, y against v, z outward, rgb = 127.5 (n + 1), ``[S, S, 3]`` uint8.
         vertex_colours: sRGB, ``[V, 3]`` uint8.
+        light: The light the texture's photographs were taken in, by the normal in the capture's world, for red, green
+            and blue, as ``asset/lighting.py`` has it, ``[9, 3]`` float32.
+        textured_light: How much of it the texture holds at the vertices, 1 where it was taken out, ``[V, 3]`` float32.
 
     Raises:
         ValueError: Shapes disagree or an index is out of range.
@@ -93,6 +99,8 @@ class RiggedMesh:
     texture: np.ndarray | None = None
     normal_map: np.ndarray | None = None
     vertex_colours: np.ndarray | None = None
+    light: np.ndarray | None = None
+    textured_light: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in _SHAPES}
@@ -254,7 +262,7 @@ def rigged_from_run(run: RunFolder, device: torch.device, *, cell: float | None 
 def rigged_mesh(
     avatar: Avatar, vertices: torch.Tensor, faces: torch.Tensor, colours: torch.Tensor | None = None
 ) -> RiggedMesh:
-    """Rig a canonical mesh with an avatar's skeleton, its skinning weights where the vertices stand, and its motion.
+    """Rig a canonical mesh with an avatar's skeleton and motion, and with weights made for any pose.
 
     Args:
         avatar: A fitted avatar.
@@ -263,13 +271,12 @@ def rigged_mesh(
         colours: sRGB of the vertices, ``[V, 3]``: uint8, or floats in [0, 1].
     """
     body = avatar.canonical_body()
-    weights = avatar.deformation.skinning_weights(vertices).double().clamp_min(0.0)
     count = len(avatar.body.parents)
     return RiggedMesh(
         vertices=_array(vertices),
         faces=faces.cpu().numpy().astype(np.int32),
         normals=_array(vertex_normals(vertices, faces)),
-        weights=_array(weights / weights.sum(1, keepdim=True)),
+        weights=_array(cloth_weights(avatar, vertices, faces)),
         parents=np.array(avatar.body.parents, np.int32),
         joint_names=JOINT_NAMES if count == len(JOINT_NAMES) else tuple(f"joint_{j}" for j in range(count)),
         bind=np.linalg.inv(body.bones_inverse.double().cpu().numpy()),

@@ -11,16 +11,12 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfrecon_warp.asset.bake import (
-    bake_colours,
-    edge_strength,
-    fill_unseen,
-    photographs,
-    relative_sharpness,
-    spread_colours,
-)
+from selfrecon_warp.asset.bake import bake_colours
 from selfrecon_warp.asset.deforming import posed_points
+from selfrecon_warp.asset.fill import fill_unseen, spread, spread_colours
+from selfrecon_warp.asset.lighting import find_light, lit
 from selfrecon_warp.asset.normal_map import encode_normals
+from selfrecon_warp.asset.photographs import edge_strength, photographs, relative_sharpness
 from selfrecon_warp.asset.rigged import AVATAR, RiggedMesh, rigged_mesh
 from selfrecon_warp.asset.simplify import simplified
 from selfrecon_warp.asset.unwrap import TexelMap, texel_map, unwrap
@@ -66,6 +62,7 @@ def texture_run(
     size: int = 2048,
     face_count: int = 30_000,
     cell: float | None = None,
+    delight: bool = False,
     videoavatar: Path | None = None,
     console: Console | None = None,
 ) -> Texturing:
@@ -77,6 +74,7 @@ def texture_run(
         size: Texels a side.
         face_count: Triangles of the mesh, about.
         cell: Cell edge of the extraction lattice [m]; the configured one when absent.
+        delight: Take the capture's light out of the colours, as far as it is smooth.
         videoavatar: File for VideoAvatar's texture extractor to write as well, see ``asset/videoavatar.py``.
         console: Where progress is shown; standard error when absent.
 
@@ -113,11 +111,19 @@ def texture_run(
             sharpness.to(device),
             progress=lambda done: progress.update(task, completed=done),
         )
+        light = find_light(seen)
         baking = progress.add_task("colours", total=len(texels.texel))
         colours, weights = bake_colours(
-            texels, faces, seen, progress=lambda done: progress.update(baking, completed=done)
+            texels,
+            faces,
+            seen,
+            lit(light.coefficients, seen.normals),
+            spread(light.colours, light.weights, faces),
+            progress=lambda done: progress.update(baking, completed=done),
         )
         colours = fill_unseen(colours, weights, texels, faces, len(vertices))
+        kept = torch.ones_like(light.usual) if delight else light.usual
+        colours = colours * texels.interpolate(kept, faces)
         normals = fine_normals(reconstruction, vertices)
         fine = fine_normals(reconstruction, texels.interpolate(vertices, faces))
         relief = encode_normals(fine, texels, vertices, normals, faces, atlas)
@@ -128,6 +134,8 @@ def texture_run(
             face_texcoords=atlas.faces,
             texture=_bytes(texels.image(colours)),
             normal_map=_bytes(texels.image(relief)),
+            light=light.coefficients.cpu().numpy(),
+            textured_light=kept.cpu().numpy(),
         )
     rigged.save(run.path / AVATAR)
     if videoavatar is not None:

@@ -21,6 +21,8 @@ from selfrecon_warp.capture.image_file import probe_image
 from selfrecon_warp.errors import CaptureError, PrepareError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+USUAL_RATE = 30.0
+"""Frames a second where nothing tells."""
 _NUMBER = re.compile(r"\d+")
 _EXIF = (b"Exif\0\0", b"eXIf")
 _EXIF_WITHIN = 1 << 16
@@ -115,12 +117,14 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         count = 0
+        times: list[float | None] = []
         try:
             with av.open(str(path)) as container:
                 if not container.streams.video:
                     raise PrepareError(f"{path} has no picture track; give a video or a folder of pictures")
                 container.streams.video[0].thread_type = "AUTO"
-                for _ in container.decode(video=0):
+                for picture in container.decode(video=0):
+                    times.append(picture.time)
                     count += 1
         except (OSError, av.error.FFmpegError) as error:
             reason = error.strerror or error
@@ -130,6 +134,8 @@ class Video:
         if count == 0:
             raise PrepareError(f"{path} holds no frames; record or copy it again")
         self.names: Sequence[str] = [str(index) for index in range(count)]
+        self.times = _increasing(times)
+        """When each frame was taken [s], increasing, ``[N]``."""
 
     def read(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Decode some frames; see :class:`FrameSource`."""
@@ -208,6 +214,12 @@ def frame_number(name: str) -> int | None:
     """The last number in a name, ``None`` without one."""
     numbers = _NUMBER.findall(name)
     return int(numbers[-1]) if numbers else None
+
+
+def _increasing(times: Sequence[float | None]) -> np.ndarray:
+    """Times as the file tells them; those of a steady clock where it tells none or they do not increase."""
+    told = np.array([np.nan if time is None else time for time in times])
+    return told if bool((np.diff(told) > 0).all()) and np.isfinite(told).all() else np.arange(len(times)) / USUAL_RATE
 
 
 def _rgb(stored: np.ndarray) -> np.ndarray:

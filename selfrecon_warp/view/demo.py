@@ -112,12 +112,12 @@ def run_demo(
     console.print(evaluation.table())
     report = report_run(
         run,
-        evaluation,
-        truth,
-        device=device,
+        device,
+        truth=truth,
         title="selfrecon demo",
         summary=f"A synthetic person turning once before a camera, {size.frames} pictures of {size.size}x{size.size} "
         "pixels with noisy body poses and noisy normals, reconstructed and scored against the exact ground truth.",
+        console=console,
     )
     return Path(shutil.copyfile(report, out / REPORT))
 

@@ -32,9 +32,10 @@ from selfrecon_warp.view.metrics import (
     score_joints,
     silhouette_iou,
 )
+from selfrecon_warp.view.novel_poses import NovelScores, score_novel_poses
 from selfrecon_warp.view.reconstruction import Reconstruction
 from selfrecon_warp.view.render import Canvas, render_mask
-from selfrecon_warp.view.report import score_rows
+from selfrecon_warp.view.report_scores import score_rows
 
 COLOUR_STEP = 6
 """Every so many frames the rendered colours are compared with the photograph."""
@@ -48,11 +49,13 @@ class Evaluation:
         fit: Of the fitted avatar.
         initial: Of the naked body that came with the capture.
         overlaps: Silhouette overlap of the avatar, ``[N]``.
+        novel: In poses unlike the capture; ``None`` where the ground truth has none.
     """
 
     fit: AvatarScore
     initial: AvatarScore
     overlaps: np.ndarray
+    novel: NovelScores | None = None
 
     def table(self) -> Table:
         """The scores side by side, for a terminal."""
@@ -70,6 +73,8 @@ class Evaluation:
                 row.shown(row.fit),
                 f"[{style}]{row.difference}[/]" if style else row.difference,
             )
+        if self.novel is not None:
+            self.novel.add_rows(table)
         return table
 
 
@@ -79,7 +84,7 @@ def evaluate_run(
     """Score a run and write ``metrics.json``.
 
     Surfaces are compared in every frame that has a ground-truth mesh, joints and silhouettes in all frames, colours,
-    painted over white, in every sixth.
+    painted over white, in every sixth; poses unlike the capture where the ground truth has them.
 
     Args:
         run: A fitted run; `selfrecon infer` need not have been through it.
@@ -103,6 +108,7 @@ def evaluate_run(
     with progress_bars(console) as progress:
         fitted, overlaps = _score_avatar(reconstruction, fit.capture, truth, progress)
         initial = _score_body(fit.avatar.body, fit.capture, truth, device, progress)
+        novel = score_novel_poses(run, reconstruction, truth, progress)
     record = metrics_record(
         fitted,
         initial,
@@ -110,6 +116,7 @@ def evaluate_run(
         capture=str(fit.capture.root),
         ground_truth=str(truth.root.resolve()),
         colour_frames=list(range(0, len(fit.capture), COLOUR_STEP)),
+        **({} if novel is None else {"novel": novel.as_dict()}),
     )
     partial = run.metrics_file.with_name(f".{run.metrics_file.name}.partial")
     try:
@@ -117,7 +124,7 @@ def evaluate_run(
         partial.replace(run.metrics_file)
     except OSError as error:
         raise RunError(f"{run.metrics_file}: cannot be written ({error.strerror or error})") from error
-    return Evaluation(fitted, initial, overlaps)
+    return Evaluation(fitted, initial, overlaps, novel)
 
 
 def _score_avatar(

@@ -61,12 +61,13 @@ class Painter:
             raise ValueError("texture, texcoords and face_texcoords must be given, or colours")
 
     @torch.no_grad()
-    def paint(self, vertices: Tensor, camera: Camera) -> np.ndarray:
+    def paint(self, vertices: Tensor, camera: Camera, light: Tensor | None = None) -> np.ndarray:
         """Colour in [0, 1] times coverage, and coverage, ``[H, W, 4]`` float32.
 
         Args:
             vertices: World positions [m], ``[V, 3]``.
             camera: Its size is the picture's.
+            light: What the colours are multiplied by at the vertices, ``[V, 3]``; 1 when absent.
         """
         s = self.samples
         first = camera is not self._camera or self._large is None
@@ -76,11 +77,17 @@ class Painter:
         projected = self._large.project(vertices.float())[None]
         index = visible_faces(projected, self.faces, self._large.height, self._large.width)
         if not self._levels:
-            return _array(paint_vertices(index, projected, self.faces, self._colours, s))
-        if first:
-            self._texture = self._levels[self._level(projected[0], index)]
-        given = self._texcoords, self._face_texcoords, self._texture
-        return _array(paint_texture(index, projected, self.faces, *given, s))
+            painted = paint_vertices(index, projected, self.faces, self._colours, s)
+        else:
+            if first:
+                self._texture = self._levels[self._level(projected[0], index)]
+            given = self._texcoords, self._face_texcoords, self._texture
+            painted = paint_texture(index, projected, self.faces, *given, s)
+        if light is not None:
+            falling = paint_vertices(index, projected, self.faces, light.float(), s)
+            lit = painted[..., :3] * falling[..., :3] / falling[..., 3:].clamp_min(1e-6)
+            painted = torch.cat((torch.minimum(lit, painted[..., 3:]), painted[..., 3:]), -1)
+        return _array(painted)
 
     def picture(self, vertices: Tensor, camera: Camera, background: Background = WHITE) -> np.ndarray:
         """A picture over a background: RGB ``[H, W, 3]`` uint8, or RGBA without a background."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -50,6 +51,16 @@ class Reconstruction:
         steps = DIFFERENCE_M * torch.eye(3, device=self.vertices.device)
         self._stencil = (self.vertices + steps[:, None]).flatten(0, 1)  # [3V, 3], x of all vertices first
         self._stencil_weights = avatar.deformation.skinning_weights(self._stencil)
+
+    def with_weights(self, weights: Tensor) -> Reconstruction:
+        """The same mesh under other skinning weights of its vertices, ``[V, J]``; how they change in space stays.
+
+        A configuration that looks weights up at the offset point keeps its own.
+        """
+        changed = copy.copy(self)
+        changed._weights = weights
+        changed._stencil_weights = self._stencil_weights + (weights - self._weights).repeat(3, 1)
+        return changed
 
     @torch.no_grad()
     def posed(self, frames: Sequence[int]) -> Tensor:

@@ -14,10 +14,12 @@ from rich.console import Console
 from torch import Tensor
 
 from selfrecon_warp.asset.animate import AVATAR, painter_of
+from selfrecon_warp.asset.lighting import lit
 from selfrecon_warp.asset.rigged import RiggedMesh, rigged_mesh
 from selfrecon_warp.asset.upright import upright
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.staging import replacing_file, replacing_folder
+from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import SavedFit, load_fit
 from selfrecon_warp.view.infer import SUPERSAMPLE, progress_bars
@@ -27,7 +29,7 @@ from selfrecon_warp.view.render import WHITE, Background, Canvas
 from selfrecon_warp.view.shots import ORBIT_SECONDS, Shot, fixed_shot, following_shot, read_view, smooth_path
 from selfrecon_warp.view.video import write_video
 
-KINDS = ("colour", "texture", "shaded", "normals", "depth", "mask", "wireframe")
+KINDS = ("colour", "texture", "lit", "shaded", "normals", "depth", "mask", "wireframe")
 FRAMES_AT_ONCE = 8
 BOX_SAMPLES = 12
 FOLLOW_SECONDS = 1.0
@@ -47,7 +49,7 @@ class _Drawable:
 
     Attributes:
         positions: World positions [m] ``[V, 3]`` and, for the colour network, derivatives by the canonical position
-            ``[V, 3, 3]``, picture by picture.
+            ``[V, 3, 3]``, picture by picture; for light, one derivative that stays as it is, ``[1, 3, 3]``.
         draw: A picture of placed vertices and turned derivatives in a shot's camera, over a background.
     """
 
@@ -74,7 +76,7 @@ def render_run(
     """Draw a run into a folder of PNG files or a video; what was there goes only once the new pictures are complete.
 
     Args:
-        run: A fitted run; texture and wireframe are drawn on ``RUN/avatar``, the former needs it.
+        run: A fitted run; texture, lit and wireframe are drawn on ``RUN/avatar``, the first two need it.
         kind: One of ``KINDS``. In PNG files depth has 16 bits of millimetres along the camera's axis, a mask one
             channel; in videos depth is a map of colours, near is bright.
         out: A folder for ``000000.png`` and so on, named by frame, or a video ending in ``.mp4``.
@@ -166,6 +168,8 @@ def _require_possible(
         raise RunError(f"--transparent: a video has no transparency; give a folder instead of {out}")
     if kind in ("depth", "mask") and (over_photo or transparent):
         raise RunError(f"--what {kind} has no background; leave --over-photo and --transparent out")
+    if kind == "lit" and views[1]:
+        raise RunError("--what lit: the light stands in the capture's world, where the canonical mesh has no place")
     if views[1] and frames is not None:
         raise RunError("--turntable shows the canonical mesh, which has no frames; leave --frames out")
 
@@ -192,19 +196,15 @@ def _drawable(
 ) -> _Drawable:
     """The mesh that suits a kind of picture; in the canonical pose, ``count`` times, when there are no frames."""
     folder = run.path / AVATAR
-    if kind == "texture" and not folder.is_dir():
+    if kind in ("texture", "lit") and not folder.is_dir():
         raise RunError(f"{run.path}: has no textured avatar yet; run `selfrecon texture {run.path}` first")
-    if kind in ("texture", "wireframe") and folder.is_dir():
+    if kind in ("texture", "lit", "wireframe") and folder.is_dir():
         avatar = RiggedMesh.load(folder)
         arrays = (avatar.vertices, avatar.faces, avatar.weights)
         vertices, faces, weights = (torch.from_numpy(array).to(fit.avatar.poses.device) for array in arrays)
-        if kind == "texture":
-            painter = painter_of(avatar, vertices.device)
-
-            def paint(placed: Tensor, _: Tensor | None, shot: Shot, background: Background) -> np.ndarray:
-                return over(painter.paint(placed, shot.camera), background)
-
-            return _Drawable(lambda: _carried(fit, vertices, weights, frames, count), paint)
+        if kind in ("texture", "lit"):
+            draw = _painting(avatar, kind == "lit", run, vertices.device)
+            return _Drawable(lambda: _carried(fit, vertices, weights, frames, count), draw)
         return _Drawable(lambda: _carried(fit, vertices, weights, frames, count), _drawing(kind, faces, video))
     reconstruction = Reconstruction(fit.avatar, fit.config.output_cell)
     if kind == "colour":
@@ -217,6 +217,25 @@ def _drawable(
         return _Drawable(lambda: _reconstructed(reconstruction, frames, count, True), colour)
     draw = _drawing(kind, reconstruction.faces, video)
     return _Drawable(lambda: _reconstructed(reconstruction, frames, count, False), draw)
+
+
+def _painting(
+    avatar: RiggedMesh, lit_too: bool, run: RunFolder, device: torch.device
+) -> Callable[[Tensor, Tensor | None, Shot, Background], np.ndarray]:
+    """Pictures of the texture, as it is or in the light it was photographed in."""
+    painter = painter_of(avatar, device)
+    if not lit_too:
+        return lambda placed, _, shot, background: over(painter.paint(placed, shot.camera), background)
+    if avatar.light is None or avatar.textured_light is None:
+        raise RunError(f"{run.path / AVATAR}: holds no light; write it again with `selfrecon texture {run.path}`")
+    light, held = (torch.from_numpy(array).to(device) for array in (avatar.light, avatar.textured_light))
+
+    def paint(placed: Tensor, turned: Tensor | None, shot: Shot, background: Background) -> np.ndarray:
+        normals = vertex_normals(placed, painter.faces)
+        world = normals if turned is None else normals @ turned[0]
+        return over(painter.paint(placed, shot.camera, lit(light, world) / held), background)
+
+    return paint
 
 
 def _reconstructed(
@@ -236,16 +255,17 @@ def _reconstructed(
 @torch.no_grad()
 def _carried(
     fit: SavedFit, vertices: Tensor, weights: Tensor, frames: Sequence[int] | None, count: int
-) -> Iterator[tuple[Tensor, None]]:
-    """The avatar's vertices as the fit deforms them, pose-dependent offset included."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The avatar's vertices as the fit deforms them, pose-dependent offset included, and the identity."""
+    still = torch.eye(3).to(vertices)[None]
     if frames is None:
-        yield from ((vertices, None) for _ in range(count))
+        yield from ((vertices, still) for _ in range(count))
         return
     avatar = fit.avatar
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         index = torch.tensor(frames[start : start + FRAMES_AT_ONCE], device=vertices.device)
         for posed in avatar.deformation(vertices, avatar.codes[index], avatar.bones(index), weights)[0]:
-            yield posed, None
+            yield posed, still
 
 
 def _drawing(kind: str, faces: Tensor, video: bool) -> Callable[[Tensor, Tensor | None, Shot, Background], np.ndarray]:

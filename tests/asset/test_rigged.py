@@ -5,6 +5,7 @@ import pytest
 import torch
 from rigged_meshes import make_rigged
 
+from selfrecon_warp.asset.cloth_weights import cloth_weights
 from selfrecon_warp.asset.rigged import RiggedMesh, rigged_from_run
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.kernels.skinning import skin_points
@@ -17,10 +18,11 @@ def fitted(sphere) -> RiggedMesh:
     return rigged_from_run(sphere.run, CPU)
 
 
-def test_a_runs_mesh_is_skinned_as_the_fit_skins_it(fitted, sphere):
+def test_a_runs_mesh_is_posed_as_the_fits_bones_pose_it(fitted, sphere):
     bones = sphere.avatar.bones(torch.arange(3))
-    weights = sphere.avatar.deformation.skinning_weights(torch.from_numpy(fitted.vertices))
-    expected = skin_points(torch.from_numpy(fitted.vertices), weights, bones).numpy()
+    vertices = torch.from_numpy(fitted.vertices)
+    weights = cloth_weights(sphere.avatar, vertices, torch.from_numpy(fitted.faces))
+    expected = skin_points(vertices, weights, bones).numpy()
     np.testing.assert_allclose(fitted.posed(fitted.poses, fitted.trans), expected, atol=2e-6)
 
 

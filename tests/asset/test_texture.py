@@ -39,7 +39,17 @@ def run(sphere, tmp_path) -> RunFolder:
 def test_the_avatar_is_saved_whole(textured):
     run, made = textured
     loaded = RiggedMesh.load(run.path / "avatar")
-    for name in ("vertices", "faces", "texcoords", "face_texcoords", "texture", "normal_map", "normals"):
+    for name in (
+        "vertices",
+        "faces",
+        "texcoords",
+        "face_texcoords",
+        "texture",
+        "normal_map",
+        "normals",
+        "light",
+        "textured_light",
+    ):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(made.rigged, name))
     assert loaded.texture.shape == loaded.normal_map.shape == (128, 128, 3)
     assert 150 < len(loaded.faces) <= 200
@@ -55,6 +65,11 @@ def test_every_texel_is_of_the_persons_colour(textured):
     away = np.abs(looks.texture.astype(int) - np.rint(255 * np.float64(COLOUR)))
     assert away.max() <= 3
     assert np.abs(looks.vertex_colours.astype(int) - np.rint(255 * np.float64(COLOUR))).max() <= 3
+
+
+def test_delighting_leaves_even_light_alone(run):
+    looks = texture_run(run, CPU, size=64, face_count=150, delight=True).rigged
+    assert np.abs(looks.texture.astype(int) - np.rint(255 * np.float64(COLOUR))).max() <= 4
 
 
 def test_normals_are_the_spheres(textured, sphere):
@@ -119,7 +134,9 @@ def test_the_camera_is_opencvs():
 
 
 def test_the_command_says_what_it_made(run):
-    result = CliRunner().invoke(app, ["texture", str(run.path), "--size", "64", "--faces", "150", "--device", "cpu"])
+    result = CliRunner().invoke(
+        app, ["texture", str(run.path), "--size", "64", "--faces", "150", "--delight", "--device", "cpu"]
+    )
     assert result.exit_code == 0, result.output
     assert "texture of 64x64" in result.output
     assert (run.path / "avatar" / "texture.png").is_file()

@@ -4,33 +4,22 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+import turning_ball
+from turning_ball import CPU, SIZE, camera, painted, pictures, psnr, turned
 
-from selfrecon_warp.asset.bake import (
-    bake_colours,
-    edge_strength,
-    fill_unseen,
-    photographs,
-    pixel_trust,
-    relative_sharpness,
-    robust_mean,
-    sample_pictures,
-)
+from selfrecon_warp.asset.bake import bake_colours, robust_mean
+from selfrecon_warp.asset.fill import fill_unseen, spread
 from selfrecon_warp.asset.normal_map import encode_normals, tangents
+from selfrecon_warp.asset.photographs import photographs
 from selfrecon_warp.asset.simplify import simplified
 from selfrecon_warp.asset.unwrap import Atlas, TexelMap, texel_map, unwrap
-from selfrecon_warp.capture.camera import Camera
-from selfrecon_warp.kernels.rasterize import interpolate, rasterize
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.surface.mesh import vertex_normals
-
-CPU = torch.device("cpu")
-SIZE, PICTURE = 256, 160
 
 
 @pytest.fixture(scope="module")
 def ball() -> tuple[np.ndarray, np.ndarray]:
-    mesh = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
-    return np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32)
+    return turning_ball.ball()
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +30,6 @@ def atlas(ball) -> Atlas:
 @pytest.fixture(scope="module")
 def texels(atlas) -> TexelMap:
     return texel_map(atlas, SIZE, CPU)
-
-
-def painted(points: torch.Tensor) -> torch.Tensor:
-    """A smooth colour of every place in space, ``[..., 3]``."""
-    return 0.5 + 0.4 * torch.sin(6 * points + torch.tensor([0.0, 1.0, 2.0]))
-
-
-def turned(vertices: np.ndarray, views: int) -> torch.Tensor:
-    """The mesh turning about the vertical axis and a little about the others, 2 m before a camera, ``[N, V, 3]``."""
-    angles = torch.linspace(0, 2 * torch.pi, views + 1)[:-1]
-    turns = torch.linalg.matrix_exp(
-        torch.stack([torch.tensor([[0, 0.3 * k, a], [-0.3 * k, 0, 0], [-a, 0, 0]]) for k, a in enumerate(angles)])
-    )
-    return torch.from_numpy(vertices) @ turns.transpose(1, 2) + torch.tensor([0.0, 0.0, 2.0])
-
-
-def camera() -> Camera:
-    return Camera((200, 200), (0.5 * (PICTURE - 1),) * 2, height=PICTURE, width=PICTURE)
-
-
-def pictures(posed: torch.Tensor, colours: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a camera sees of coloured vertices, green behind it, and the masks."""
-    drawn = rasterize(camera().project(posed), faces, PICTURE, PICTURE)
-    mask = drawn.face_index >= 0
-    seen = interpolate(colours, faces, drawn)
-    images = torch.where(mask[..., None], seen, torch.tensor([0.0, 1.0, 0.0]))
-    return (images * 255).round().byte(), mask
-
-
-def psnr(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float(-10 * torch.log10((found - expected).square().mean()))
 
 
 # ---- simplify -------------------------------------------------------------------------------------------------------
@@ -214,45 +172,12 @@ def test_an_arm_does_not_paint_what_is_behind(texels, ball):
     assert (weights[texels.interpolate(*map(torch.from_numpy, ball))[:, 2] > 0.1] == 0).all()
 
 
-def test_trust_ends_before_borders():
-    depth = torch.full((60, 60), 2.0)
-    depth[:, 30:] = 2.2
-    mask = torch.ones(60, 60, dtype=torch.bool)
-    mask[:10] = False
-    trust = pixel_trust(depth, mask, footprint=2.5e-3)  # 5 mm: 4 px to the mask's border, 16 px to the jump
-    assert (trust[:11] == 0).all()
-    assert (trust[:, 29:31] == 0).all()
-    assert (trust[20:, 3:10] == 1).all()
-    assert (trust[30, :30].diff()[11:] <= 0).all()
-    assert 0 < trust[30, 25] < 0.5
-    assert not pixel_trust(torch.zeros(9, 9), mask[:9, :9], 1e-3).any()
-    assert (pixel_trust(torch.ones(9, 9), torch.ones(9, 9, dtype=torch.bool), 1e-3) == 1).all()
-
-
 def test_outliers_leave_the_mean():
     samples = torch.tensor([[[0.5] * 3, [0.52] * 3, [0.48] * 3, [0.0, 1.0, 0.0]], [[0.3] * 3] * 4])
     weight = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     mean = robust_mean(samples, weight)
     torch.testing.assert_close(mean[0], torch.full((3,), 0.5), atol=0.01, rtol=0)
     assert (mean[1] == 0).all()
-
-
-def test_pictures_are_sampled_between_pixels():
-    images = torch.zeros(2, 3, 4, 3, dtype=torch.uint8)
-    images[1, 1, 2] = 255
-    picture, pixel = torch.tensor([[1, 1, 0, -1]]), torch.tensor([[[2.0, 1.0], [1.75, 1.5], [2.0, 1.0], [9.0, -9.0]]])
-    torch.testing.assert_close(sample_pictures(images, picture, pixel)[0, :, 0], torch.tensor([1.0, 0.375, 0.0, 0.0]))
-
-
-def test_blurred_pictures_count_less():
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 255, (7, 32, 32, 3), np.uint8)
-    images[3] = 127
-    masks = np.ones((7, 32, 32), bool)
-    masks[5] = False
-    sharpness = relative_sharpness(edge_strength(images, masks))
-    assert sharpness[3] == pytest.approx(0.1)
-    assert (sharpness[[0, 1, 2, 4, 6]] > 0.8).all()
 
 
 def test_the_unseen_takes_colours_from_around(ball, texels):
@@ -266,6 +191,20 @@ def test_the_unseen_takes_colours_from_around(ball, texels):
     assert filled.min() > 0.15
     nothing = fill_unseen(colours * 0, weights * 0, texels, faces, len(vertices))
     assert ((nothing - 0.5).abs() < 1e-4).all()
+
+
+def test_the_unseen_is_no_mixture(ball):
+    """Around an unseen cap one colour is nearly everywhere; the other must not run into it."""
+    vertices, faces = map(torch.from_numpy, ball)
+    many, few = torch.tensor([0.2, 0.2, 0.8]), torch.tensor([0.8, 0.2, 0.2])
+    seen = vertices[:, 1] < 0.2
+    other = (vertices[:, 0] > 0.35) & (vertices[:, 1] > 0)
+    found = spread(torch.where(other[:, None], few, many), seen.float(), faces)
+    assert (seen & other).any()
+    cap = vertices[:, 1] > 0.25
+    assert ((found[cap] - many).abs().amax(1) < 0.15).float().mean() > 0.9
+    known = torch.where(other[:, None], few, many)[vertices[:, 1] < 0.1]
+    assert (found[vertices[:, 1] < 0.1] - known).abs().max() < 0.1
 
 
 # ---- normal map -----------------------------------------------------------------------------------------------------

@@ -7,23 +7,25 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from selfrecon_warp.capture.ground_truth import ClothedMesh, PosedMeshes, read_ground_truth
 from selfrecon_warp.model.body import load_body
-from selfrecon_warp.view import metrics
 from selfrecon_warp.view.metrics import (
     AvatarScore,
     ColourScore,
     GeometryScore,
     JointScore,
-    SurfaceScore,
-    align_surface,
     mean_colour_score,
     metrics_record,
-    rigid_alignment,
-    sample_surface,
     score_colours,
     score_geometry,
     score_joints,
-    score_surface,
     silhouette_iou,
+)
+from selfrecon_warp.view.metrics_surface import (
+    CLOUD_POINTS,
+    SurfaceScore,
+    align_surface,
+    rigid_alignment,
+    sample_surface,
+    score_surface,
 )
 
 
@@ -73,7 +75,7 @@ def test_identical_surfaces_touch_and_agree():
         assert score.predicted_to_truth < 3e-4
         assert score.truth_to_predicted < 3e-4
         assert score.normal_consistency > 0.999
-        assert score.chamfer == pytest.approx(0.5 * np.sqrt(np.pi / metrics.CLOUD_POINTS), rel=0.05)
+        assert score.chamfer == pytest.approx(0.5 * np.sqrt(np.pi / CLOUD_POINTS), rel=0.05)
 
 
 def test_concentric_spheres_lie_their_radii_apart():

@@ -31,6 +31,14 @@ def test_a_texture_arrives_texel_by_texel():
     np.testing.assert_array_equal(made.picture(vertices, camera), texture)
 
 
+def test_light_multiplies_what_is_drawn():
+    texture = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    made, vertices, camera = painter(texture, samples=2)
+    light = torch.tensor([[0.5, 1.0, 9.0]]).expand(4, 3)
+    picture = over(made.paint(vertices, camera, light), (0, 0, 0))
+    np.testing.assert_array_equal(picture[SIZE // 2, SIZE // 2], [50, 100, 255])
+
+
 def test_large_textures_are_halved_first():
     """A fine checker seen from afar is grey, not a pattern of chance."""
     checker = (np.indices((4 * SIZE, 4 * SIZE)).sum(0) % 2 * 200).astype(np.uint8)

@@ -9,7 +9,7 @@ import torch
 from sphere_run import COLOUR, FRAMES, HEIGHT, RADIUS, WIDTH
 from typer.testing import CliRunner
 
-from selfrecon_warp.asset.rigged import rigged_mesh
+from selfrecon_warp.asset.rigged import RiggedMesh, rigged_mesh
 from selfrecon_warp.capture.camera import write_camera
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.cli import app
@@ -38,6 +38,8 @@ def run(sphere, tmp_path_factory) -> RunFolder:
         texcoords=np.stack((np.full_like(v, 0.5), v), 1).astype(np.float32),
         face_texcoords=plain.faces,
         texture=texture,
+        light=np.float32([[0.9] * 3, [0.4] * 3] + [[0.0] * 3] * 7),
+        textured_light=np.full_like(plain.vertices, 1.25),
     )
     textured.save(folder / "avatar")
     return RunFolder.open(folder)
@@ -73,6 +75,29 @@ def test_every_kind_shows_the_sphere_where_it_is(run, sphere, tmp_path, kind):
             assert 0.3 < reds.mean() < 0.7
             rows = np.nonzero(eroded)[0]
             assert rows[reds].mean() < rows[~reds].mean() - 5  # the canonical top is on top in the picture
+
+
+@pytest.mark.parametrize("orbit", [False, True])
+def test_light_comes_from_one_side_of_the_world(run, sphere, tmp_path, orbit):
+    """It grows along the world's x and is set off against what the texture holds."""
+    for kind in ("lit", "texture"):
+        render_run(run, kind, tmp_path / kind, CPU, frames=(0, 1), orbit=orbit, size=64)
+    lit, plain = (stored(tmp_path / kind / "000000.png").astype(float) for kind in ("lit", "texture"))
+    pure = (plain.max(-1) == 250) & (plain.min(-1) == 10)
+    ratio = np.where(pure, lit.max(-1) / 250, np.nan)
+    assert np.nanmin(ratio) == pytest.approx((0.9 - 0.4) / 1.25, abs=0.1)
+    if not orbit:
+        camera = sphere.avatar.camera
+        aside = camera.project(sphere.centres[:1] + torch.tensor([[0.1, 0, 0]])) - camera.project(sphere.centres[:1])
+        column = np.broadcast_to(np.arange(pure.shape[1]), pure.shape)[pure]
+        assert np.corrcoef(column, ratio[pure])[0, 1] * float(aside[0, 0]) > 0
+
+
+def test_light_that_is_not_known_is_not_drawn(run, tmp_path):
+    dark = Path(shutil.copytree(run.path, tmp_path / "run"))
+    replace(RiggedMesh.load(dark / "avatar"), light=None).save(dark / "avatar")
+    with pytest.raises(RunError, match="holds no light; write it again with `selfrecon texture"):
+        render_run(RunFolder.open(dark), "lit", tmp_path / "out", CPU)
 
 
 def test_photographs_and_transparency(run, sphere, tmp_path):
@@ -123,6 +148,7 @@ def test_earlier_pictures_are_replaced_and_other_files_never(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--what", "lit", "--out", "o", "--turntable"], "the canonical mesh has no place"),
         (["--what", "xray", "--out", "o"], "--what xray: choose one of colour, texture"),
         (["--what", "mask", "--out", "o.avi"], "a video ending in .mp4"),
         (["--what", "mask", "--out", "o", "--orbit", "--turntable"], "exclude each other"),
