@@ -80,6 +80,8 @@ class ModelConfig(Section):
     skinning_resolution: tuple[int, int, int] | None = Field(
         None, description="voxels of the skinning volume along x, y, z; null where skinning_cell says it"
     )
+    skinning_neighbours: int = Field(10, ge=1, description="body vertices that a voxel of that volume averages")
+    skinning_smoothing: int = Field(1, ge=0, description="passes that smooth it")
     skinning_at_offset: bool = Field(False, description="look weights up at the offset point, as the paper does")
 
 
@@ -100,9 +102,9 @@ class RegistrationConfig(Section):
     colour_points: int = Field(4000, ge=1, description="points of the surface whose colours are compared")
     colour_count: float = Field(150.0, ge=0, description="independent colour measurements a frame counts as")
     acceleration_m: float = Field(
-        0.004, gt=0, description="second difference of bone markers, at 3 degrees of turn a frame [m]"
+        0.008, gt=0, description="second difference of bone markers, at 3 degrees of turn a frame [m]"
     )
-    pose_degrees: float = Field(3.0, gt=0, description="distance of joint rotations to the given ones [degrees]")
+    pose_degrees: float = Field(2.0, gt=0, description="distance of joint rotations to the given ones [degrees]")
     trans_m: float = Field(0.03, gt=0, description="distance of translations to the given ones [m]")
     shape: float = Field(0.3, gt=0, description="distance of shape coefficients to the given ones")
     joint_m: float = Field(0.003, gt=0, description="distance of rest joints to the body model's [m]")

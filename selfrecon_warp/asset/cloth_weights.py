@@ -1,10 +1,8 @@
-"""Skinning weights for poses that a capture does not show, sharp on the body and smooth on loose cloth.
+"""Skinning weights for poses that a capture does not show: the fit's own, spread where the surface hangs loose.
 
-The field that a fit is skinned with is smoothed over several centimetres, which costs nothing while the person turns
-in one pose and bends elbows and hips in the wrong place in any other. Here weights come from the nearest vertices of
-the body, smoothed no more than the body's own facets ask for. They say little where the surface stands off the body:
-hair beside the neck, the part of a skirt between the legs. There they spread along the surface instead, the farther
-the looser it is, so that a ponytail hangs on the head and cloth between two legs follows both. Distance alone decides.
+The fit's weights come from the nearest vertices of the body. They say little where the surface stands off the body: hair
+beside the neck, the part of a skirt between the legs. There they spread along the surface, the farther the looser it
+is, so that a ponytail hangs on the head and cloth between two legs follows both. Distance alone decides.
 """
 
 from __future__ import annotations
@@ -17,12 +15,8 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.closest_point import closest_point
-from selfrecon_warp.kernels.grid_sample import grid_sample
-from selfrecon_warp.kernels.weight_field import build_weight_field
 from selfrecon_warp.model.avatar import Avatar
 
-NEIGHBOURS, SMOOTHING = 10, 1
-"""Body vertices that a voxel averages, and smoothing passes."""
 CLOSE_M = 0.01
 """Surface closer to the body than this keeps the body's weights."""
 REACH = 1.0
@@ -48,10 +42,7 @@ def cloth_weights(avatar: Avatar, vertices: Tensor, faces: Tensor) -> Tensor:
     """
     require_shapes(vertices=(vertices, "V 3"), faces=(faces, "F 3"))
     body = avatar.canonical_body()
-    lower, upper = avatar.lower, avatar.upper
-    resolution = avatar.deformation.weights.shape[:3]
-    field = build_weight_field(body.vertices, body.weights, lower, upper, resolution, NEIGHBOURS, SMOOTHING)
-    weights = grid_sample(field, vertices.to(field), lower, upper).clamp_min(0.0)
+    weights = avatar.deformation.skinning_weights(vertices.to(body.vertices)).clamp_min(0.0)
     weights = weights / weights.sum(1, keepdim=True)
     distance = closest_point(vertices.to(body.vertices), body.vertices, body.faces)[0]
     return spread_weights(vertices, faces, weights, REACH * (distance - CLOSE_M).clamp_min(0.0)).to(vertices)

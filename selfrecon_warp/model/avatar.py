@@ -59,7 +59,10 @@ class Avatar(nn.Module):
         self.register_buffer("upper", upper)
         if skinning_volume is None:
             x, y, z = config.skinning_resolution or ((upper - lower) / config.skinning_cell).round().int().tolist()
-            skinning_volume = build_weight_field(canonical.vertices, canonical.weights, lower, upper, (x, y, z))
+            nearest, passes = config.skinning_neighbours, config.skinning_smoothing
+            skinning_volume = build_weight_field(
+                canonical.vertices, canonical.weights, lower, upper, (x, y, z), nearest, passes
+            )
         self.codes = nn.Parameter(smooth_codes(len(poses), config.offset.code_length).to(poses))
         self.colour_codes = nn.Parameter(smooth_codes(len(poses), config.appearance.code_length).to(poses))
         self.deformation = Deformation(
