@@ -1,8 +1,8 @@
 """Skinning weights for poses that a capture does not show: the fit's own, spread where the surface hangs loose.
 
-The fit's weights come from the nearest vertices of the body. They say little where the surface stands off the body: hair
-beside the neck, the part of a skirt between the legs. There they spread along the surface, the farther the looser it
-is, so that a ponytail hangs on the head and cloth between two legs follows both. Distance alone decides.
+The fit's weights come from the nearest vertices of the body. They say little where the surface stands off the body:
+hair beside the neck, the part of a skirt between the legs. There they spread along the surface, the farther the looser
+it is, so that a ponytail hangs on the head and cloth between two legs follows both. Distance alone decides.
 """
 
 from __future__ import annotations
