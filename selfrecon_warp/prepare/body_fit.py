@@ -29,7 +29,7 @@ from selfrecon_warp.prepare.camera_file import Intrinsics
 from selfrecon_warp.prepare.observations import PersonObservations
 from selfrecon_warp.prepare.rotations import Floats
 from selfrecon_warp.train.kinematics import Poses
-from selfrecon_warp.train.registration import acceleration_factor
+from selfrecon_warp.train.pace import acceleration_factor, turn_per_frame
 
 FEWEST_FRAMES = 3
 TYPICAL_FIELD_OF_VIEW = 60.0
@@ -263,7 +263,7 @@ def _started(setting: _Setting) -> State:
 
 def _paced(setting: _Setting, state: State) -> Trust:
     """Trust that allows for as much acceleration as the person's turn between two frames brings about."""
-    factor = acceleration_factor(state.body.poses[:, 0], list(setting.evidence.clips))
+    factor = acceleration_factor(turn_per_frame(state.body.poses[:, 0], list(setting.evidence.clips)))
     return replace(setting.trust, acceleration_m=factor * setting.trust.acceleration_m)
 
 

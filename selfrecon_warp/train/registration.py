@@ -13,7 +13,7 @@ residual stand here together, because they share one drawing of each frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,11 +30,13 @@ from selfrecon_warp.kernels.rasterize import pixel_barycentrics, visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.body import BodyModel
 from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.train.bridging import bridged
 from selfrecon_warp.train.bumps import Bumps
 from selfrecon_warp.train.contour_match import match_contours
 from selfrecon_warp.train.kinematics import Kinematics, Poses, Skeleton, SurfacePoints
 from selfrecon_warp.train.normal_equations import NormalEquations
 from selfrecon_warp.train.observations import Observations, band_passed, sample_image_with_gradient
+from selfrecon_warp.train.pace import acceleration_factor, turn_per_frame
 
 VISIBLE_WITHIN_M = 0.02
 """A point counts as seen where the picture shows the surface this near to its depth."""
@@ -45,8 +47,11 @@ LEAST_FACING = 0.35
 NORMAL_REACH_PX = 2
 """The slope of the observed normals is taken over this many pixels to either side."""
 
-REFERENCE_TURN = 3.0
-"""Turn between two frames [degrees] at which the configured acceleration holds: a full turn in 120 frames."""
+BRIDGED_TURN = 36.0
+"""Over so much of the person's turn [degrees], a limb is taken to be between where it was before and after."""
+
+PLAINLY_WRONG_DEGREES = 10.0
+"""Geman-McClure scale of the prior on joint rotations: a limb given far from where the picture shows it lets go."""
 
 FRAMES_PER_SHAPE_PRIOR = 10.0
 """Frames see the same body again: the shape's prior counts once for so many."""
@@ -198,7 +203,9 @@ class Registration:
         self.terms = terms
         self.kinematics = Kinematics(body, pose_type)
         self.bands = band_passed(observations)
-        self.acceleration_m = terms.acceleration_m * acceleration_factor(given.poses[:, 0], clips)
+        pace = turn_per_frame(given.poses[:, 0], clips)
+        self.acceleration_m = terms.acceleration_m * acceleration_factor(pace)
+        self.longest_astray = int(BRIDGED_TURN / max(pace, 1e-3))
 
     @torch.no_grad()
     def sweep(
@@ -241,7 +248,9 @@ class Registration:
         canonical = self.kinematics.canonical(estimate)
         scattered = scatter_points(surface, colour_points, generator) if colour_points else None
         sightings: list[_Sighting] = []
+        overlap = np.zeros(N)
         for view in self._draw(estimate, surface, solve_shared, frames_per_batch):
+            overlap[view.frame] = self._overlap(view)
             self._add_contours(system, terms, surface, view, figures)
             samples = self._sample(surface, view, generator)
             if samples is not None:
@@ -259,21 +268,41 @@ class Registration:
         step, shared_step = system.solve()
         means = {name: float(np.mean(values)) for name, values in figures.items() if values}
         means["turn_degrees"] = float(torch.rad2deg(step[:, :-3].abs()).mean())
-        if surface.bumps is None:
-            return Sweep(self._apply(estimate, step, shared_step, free_surface), means, None)
-        heights = surface.bumps.heights(shared_step)
-        means["heights_mm"] = 1e3 * float(heights.abs().mean())
-        return Sweep(self._apply(estimate, step, shared_step[:0], free_surface), means, heights)
+        heights = None
+        if surface.bumps is not None:
+            heights, shared_step = surface.bumps.heights(shared_step), shared_step[:0]
+            means["heights_mm"] = 1e3 * float(heights.abs().mean())
+        moved = self._apply(estimate, step, shared_step, free_surface)
+
+        def overlap_of(poses: Tensor, trans: Tensor, frames: Sequence[int]) -> np.ndarray:
+            drawn = self._draw(replace(moved, poses=poses, trans=trans), surface, False, frames_per_batch, frames)
+            return np.array([self._overlap(view) for view in drawn])
+
+        poses, trans, count = bridged(
+            moved.poses,
+            moved.trans,
+            overlap,
+            self.clips,
+            list(self.kinematics.parents),
+            overlap_of,
+            longest=self.longest_astray,
+        )
+        means["bridged"] = float(count)
+        return Sweep(replace(moved, poses=poses, trans=trans), means, heights)
 
     def _draw(
-        self, estimate: Poses, surface: RegistrationSurface, solve_shared: bool, frames_per_batch: int
+        self,
+        estimate: Poses,
+        surface: RegistrationSurface,
+        solve_shared: bool,
+        frames_per_batch: int,
+        chosen: Sequence[int] | None = None,
     ) -> Iterator[_View]:
-        """Every frame of the estimate in turn."""
-        N = self.observations.frame_count
+        """Every frame of the estimate in turn, or the chosen ones."""
+        index = torch.tensor(range(self.observations.frame_count) if chosen is None else chosen)
         canonical = self.kinematics.canonical(estimate)
         edges = mesh_edges(surface.faces)
-        for first in range(0, N, frames_per_batch):
-            frames = torch.arange(first, min(first + frames_per_batch, N), device=surface.vertices.device)
+        for frames in index.to(surface.vertices.device).split(frames_per_batch):
             bones = self.body.bones(estimate.poses[frames], estimate.trans[frames], None, canonical)
             shared_bones = self.kinematics.shared_bones(estimate, frames) if solve_shared else None
             vertices_pixel = self.camera.project(skin_points(surface.vertices, surface.weights, bones))
@@ -284,6 +313,11 @@ class Registration:
                 skeleton = self.kinematics.skeleton(bones[b], canonical, moving)
                 mine = contour.vertex_index[contour.frame_index == b]
                 yield _View(frame, skeleton, vertices_pixel[b], face_index[b], mine)
+
+    def _overlap(self, view: _View) -> float:
+        """Intersection over union of one frame's surface and mask."""
+        drawn, mask = view.face_index >= 0, self.observations.masks[view.frame]
+        return float((drawn & mask).sum() / (drawn | mask).sum().clamp_min(1))
 
     def _add_contours(
         self,
@@ -438,9 +472,10 @@ class Registration:
         terms, given = self.terms, self.given
         relative = _relative_rotation(estimate.poses, given.poses)
         residual = torch.cat([relative.flatten(1), estimate.trans - given.trans], -1)
-        weight = torch.full_like(residual[0], 1.0 / np.deg2rad(terms.pose_degrees) ** 2)
-        weight[-3:] = 1.0 / terms.trans_m**2
-        system.diagonal += torch.diag(weight)
+        trusted = _robust_weight(relative.norm(dim=-1), np.deg2rad(PLAINLY_WRONG_DEGREES)).repeat_interleave(3, 1)
+        weight = torch.full_like(residual, 1.0 / terms.trans_m**2)
+        weight[:, :-3] = trusted / np.deg2rad(terms.pose_degrees) ** 2
+        system.diagonal += torch.diag_embed(weight)
         system.right -= weight * residual
         if bumps is not None:
             system.shared.diagonal().add_(len(residual) / FRAMES_PER_SHAPE_PRIOR / terms.bump_m**2)
@@ -512,28 +547,6 @@ def _agreed_colours(sightings: list[_Sighting], count: int, scale: float, passes
 def _mix(barycentrics: Tensor, corners: Tensor, values: Tensor) -> Tensor:
     """Vertex values ``[V, ...]`` at points with ``barycentrics [P, 3]`` on faces with vertices ``corners [P, 3]``."""
     return torch.einsum("pk,pk...->p...", barycentrics, values[corners])
-
-
-def acceleration_factor(roots: Tensor, clips: list[tuple[int, int]]) -> float:
-    """How much second differences in time grow by the pace of the frames: its square, one at ``REFERENCE_TURN``.
-
-    Args:
-        roots: Root rotations, axis-angle [rad], ``[N, 3]``; the person turns around, so they tell how much motion lies
-            between two frames.
-        clips: First and one-past-last frame of each clip.
-    """
-
-    def pace(gap: int) -> float:
-        """Median turn a frame [degrees], measured over ``gap`` frames; zero where no clip is as long."""
-        turns = [
-            (clip[:-gap].inv() * clip[gap:]).magnitude() / gap
-            for clip in (Rotation.from_rotvec(roots[a:b].double().cpu().numpy()) for a, b in clips if b - a > gap)
-        ]
-        return float(np.rad2deg(np.median(np.concatenate(turns)))) if turns else 0.0
-
-    longest = int(90.0 / max(pace(1), 1e-3))  # further apart, a turn could be taken for its complement
-    pace_degrees = pace(min(max(longest, 1), 8)) or pace(1) or REFERENCE_TURN
-    return float(max((pace_degrees / REFERENCE_TURN) ** 2, 0.25))
 
 
 def _robust_weight(residual: Tensor, scale: float) -> Tensor:

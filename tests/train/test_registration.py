@@ -14,7 +14,7 @@ from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.kinematics import Kinematics, Poses, SurfacePoints
 from selfrecon_warp.train.observations import observe_capture
-from selfrecon_warp.train.registration import Registration, RegistrationSurface, acceleration_factor, body_surface
+from selfrecon_warp.train.registration import Registration, RegistrationSurface, body_surface
 
 FRAMES = 8
 STILL = RegistrationConfig(acceleration_m=10.0, pose_degrees=6.0, trans_m=0.1, samples=1000)
@@ -130,16 +130,6 @@ def test_what_the_surface_could_absorb_is_left_as_given(scene):
     assert np.abs(np.median(change.as_rotvec(), 0)).max() < 0.02
     forward = capture.camera.rotation()[:, 2]
     assert abs(((moved.trans - given.trans) @ forward).median()) < 1e-3
-
-
-def test_smoothness_follows_the_pace_of_the_frames():
-    turn = torch.zeros(120, 3)
-    turn[:, 1] = torch.deg2rad(torch.arange(120.0) * 3.0)
-    assert acceleration_factor(turn, [(0, 120)]) == pytest.approx(1.0, rel=0.02)
-    assert acceleration_factor(turn[::2], [(0, 60)]) == pytest.approx(4.0, rel=0.02)
-    assert acceleration_factor(turn[::2], [(0, 30), (30, 60)]) == pytest.approx(4.0, rel=0.02)
-    assert acceleration_factor(turn[::15], [(0, 8)]) == pytest.approx(225.0, rel=0.02)
-    assert acceleration_factor(turn[:1], [(0, 1)]) == 1.0
 
 
 def test_jitter_is_smoothed_when_nothing_is_seen(scene):
