@@ -117,7 +117,7 @@ def test_a_cache_given_by_name_wins_over_the_captures(trained, capture, tmp_path
 def test_without_a_cache_the_checkpoints_box_and_joints_count(trained, capture, tmp_path, monkeypatch):
     built = []
 
-    def build(_vertices, _weights, lower, upper, shape):
+    def build(_vertices, _weights, lower, upper, shape, *_smoothing):
         built.append((lower.tolist(), upper.tolist(), shape))
         return torch.full((2, 2, 2, 24), 1.0 / 24.0)
 
