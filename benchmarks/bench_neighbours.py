@@ -10,7 +10,7 @@ import torch
 from selfrecon_warp.benchmarks.harness import FORWARD, Benchmark, Bound, Case, Only, Prepared, main, timed
 from selfrecon_warp.benchmarks.scenes import BOX, cloud
 from selfrecon_warp.kernels import neighbours as warp_op
-from selfrecon_warp.kernels.point_tree import PointTree
+from selfrecon_warp.kernels.internal.point_tree import PointTree
 from selfrecon_warp.kernels.reference import neighbours as reference
 
 BODY = {"P": 100_000, "Q": 6_890, "K": 1, "far": False, "what": "both"}

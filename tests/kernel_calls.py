@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp import kernels
+from selfrecon_warp.kernels import internal
 from selfrecon_warp.kernels.best_views import best_views
 from selfrecon_warp.kernels.closest_point import closest_point
 from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
@@ -83,10 +84,11 @@ class Call:
 
 
 def modules() -> Iterator[ModuleType]:
-    """Every module of the suite but the references."""
-    for found in pkgutil.iter_modules(kernels.__path__):
-        if not found.ispkg:
-            yield importlib.import_module(f"{kernels.__name__}.{found.name}")
+    """Every module of the suite, those behind the operations too, but the references."""
+    for package in (kernels, internal):
+        for found in pkgutil.iter_modules(package.__path__):
+            if not found.ispkg:
+                yield importlib.import_module(f"{package.__name__}.{found.name}")
 
 
 def tensors(result: Any) -> list[Tensor]:

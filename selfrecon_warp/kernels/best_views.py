@@ -23,8 +23,8 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, triangles
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.interop import ints, launch_split, scalars, vec2s, vec3s, vec4s
-from selfrecon_warp.kernels.triangle import NEAR
 
 wp.set_module_options({"enable_backward": False})
 

@@ -1,6 +1,6 @@
 """The nearest place on a triangle mesh for many points.
 
-Triangles are kept in a box tree (see ``box_tree.py``) in the precision of the input; points are visited along a
+Triangles are kept in a box tree (``internal/box_tree.py``) in the precision of the input; points are visited along a
 space-filling curve and, where they are visited one after the other, each starts from the triangle that the one before
 found. The place on a triangle is the nearest of four: the foot on its plane where it lies inside, and the nearest of
 each side; a triangle as thin as a line or a point needs no rule of its own. Of triangles that are equally near the one
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like, triangles
-from selfrecon_warp.kernels.box_tree import (
+from selfrecon_warp.kernels.internal.box_tree import (
     LEAF,
     LEFT_OUT,
     NO_INDEX,

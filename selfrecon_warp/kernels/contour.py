@@ -22,9 +22,9 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, triangles
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.interop import ints, launch, vec2s, vec3s
 from selfrecon_warp.kernels.topology import mesh_topology
-from selfrecon_warp.kernels.triangle import NEAR
 
 _BINS_ALONG_SIDE = 256
 

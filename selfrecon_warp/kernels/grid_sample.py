@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
-from selfrecon_warp.kernels.trilinear import Levels, interpolate, interpolate_jacobian
+from selfrecon_warp.kernels.internal.trilinear import Levels, interpolate, interpolate_jacobian
 
 
 def prepare_volume(volume: Tensor, points: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Levels]:

@@ -21,17 +21,17 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
-from selfrecon_warp.kernels.blending import blend_bones
 from selfrecon_warp.kernels.grid_sample import grid_sample, prepare_volume
-from selfrecon_warp.kernels.interop import SCALAR, bools, lanes, launch_split, mat33s, mat34s, scalars, vec3s
-from selfrecon_warp.kernels.inverse_skinning_kernels import (
+from selfrecon_warp.kernels.internal.blending import blend_bones
+from selfrecon_warp.kernels.internal.inverse_skinning_kernels import (
     rank_bones_kernel,
     unskin_points_in_volume_kernel,
     unskin_points_kernel,
     unskin_points_vjp_kernel,
 )
+from selfrecon_warp.kernels.internal.trilinear import Levels
+from selfrecon_warp.kernels.interop import SCALAR, bools, lanes, launch_split, mat33s, mat34s, scalars, vec3s
 from selfrecon_warp.kernels.skinning import skin_points
-from selfrecon_warp.kernels.trilinear import Levels
 
 SOLVE_GRAIN = 256
 """Fewest points that a thread is given: each takes microseconds."""

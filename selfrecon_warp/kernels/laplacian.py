@@ -26,9 +26,8 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.area_vector import add_at_face, edge_rows, face_rows, frame_of
-from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, scatter_split, vec3is
-from selfrecon_warp.kernels.mesh_frames import (
+from selfrecon_warp.kernels.internal.area_vector import add_at_face, edge_rows, face_rows, frame_of
+from selfrecon_warp.kernels.internal.mesh_frames import (
     as_frames,
     given_faces,
     given_topology,
@@ -40,6 +39,7 @@ from selfrecon_warp.kernels.mesh_frames import (
     total,
     vertex_sums,
 )
+from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, scatter_split, vec3is
 from selfrecon_warp.kernels.topology import MeshTopology
 
 METHODS = ("uniform", "cot", "cotcurv")

@@ -1,7 +1,7 @@
 """Triangles of a level set on a lattice: watertight, outward, one vertex per crossed lattice edge.
 
-The lattice and its node and cell ids are those of `selfrecon_warp.kernels.lattice`, the edges of a cell and what lies
-between them those of `selfrecon_warp.kernels.cube_cases`. A lattice edge is named by three times the id of the node it
+The lattice and its node and cell ids are those of ``internal.lattice``, the edges of a cell and what lies
+between them those of ``internal.cube_cases``. A lattice edge is named by three times the id of the node it
 starts from plus its axis.
 
 Every crossed edge has one vertex, made by the first listed cell around it; neighbours are found by counting
@@ -19,9 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like, require_range
-from selfrecon_warp.kernels.cube_cases import case_table
-from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s
-from selfrecon_warp.kernels.lattice import (
+from selfrecon_warp.kernels.internal.cube_cases import case_table
+from selfrecon_warp.kernels.internal.lattice import (
     CAP,
     coordinates,
     corner,
@@ -34,7 +33,8 @@ from selfrecon_warp.kernels.lattice import (
     smallest_spacing,
     steps,
 )
-from selfrecon_warp.kernels.lattice_sweep import crossed_cells
+from selfrecon_warp.kernels.internal.lattice_sweep import crossed_cells
+from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s
 
 MARGIN = 1e-3
 """A vertex keeps this fraction of its edge away from both nodes, so values at the level make no triangle degenerate."""
@@ -256,7 +256,7 @@ def marching_cubes(
     level counts as outside and its vertices stay `MARGIN` of an edge away from the node. Nodes on the border of the
     lattice count as outside too: a surface that leaves the box is capped there. NaN counts as outside; the vertex on an
     edge with an end that is not finite lies in its middle. Where the corners leave open how a cell is crossed, what
-    touches in an edge of the cell comes apart, see `selfrecon_warp.kernels.cube_cases`.
+    touches in an edge of the cell comes apart, see ``internal.cube_cases``.
 
     A call is one lattice; the meshes of a batch differ in size, so a batch is a loop.
 

@@ -25,9 +25,14 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.area_vector import add_at_face, area_vector_vjp, edge_rows, face_area_vector, face_rows
-from selfrecon_warp.kernels.interop import launch_split, scalars, vec3is
-from selfrecon_warp.kernels.mesh_frames import (
+from selfrecon_warp.kernels.internal.area_vector import (
+    add_at_face,
+    area_vector_vjp,
+    edge_rows,
+    face_area_vector,
+    face_rows,
+)
+from selfrecon_warp.kernels.internal.mesh_frames import (
     as_frames,
     given_faces,
     given_topology,
@@ -36,6 +41,7 @@ from selfrecon_warp.kernels.mesh_frames import (
     rows,
     vertex_sums,
 )
+from selfrecon_warp.kernels.interop import launch_split, scalars, vec3is
 from selfrecon_warp.kernels.topology import MeshTopology
 
 wp.set_module_options({"enable_backward": False})

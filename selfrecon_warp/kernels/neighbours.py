@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
+from selfrecon_warp.kernels.internal.point_tree import Neighbours, PointTree, as_clouds, cloud_counts
 from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s
-from selfrecon_warp.kernels.point_tree import Neighbours, PointTree, as_clouds, cloud_counts
 
 wp.set_module_options({"enable_backward": False})
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, require_sizes, triangles
+from selfrecon_warp.kernels.internal.triangle import locate
 from selfrecon_warp.kernels.interop import CPU_FLAGS, cleared, ints, launch_split, vec2s, vec3is, vec3s, vec4s
-from selfrecon_warp.kernels.triangle import locate
 
 FULL = wp.constant(255.0)
 """What a texel of full brightness holds."""

@@ -1,8 +1,8 @@
 """Distances between point clouds and meshes, both ways, with gradients.
 
 Each point goes to the nearest place of the mesh (see ``closest_point.py``), each face to the nearest point (among the
-boxes of a point tree, see ``point_tree.py``). The gradient holds the pair and the place on the face fixed, which is
-exact: at the nearest place the distance does not change to first order as the place moves along the face.
+boxes of a point tree, ``internal/point_tree.py``). The gradient holds the pair and the place on the face fixed, which
+is exact: at the nearest place the distance does not change to first order as the place moves along the face.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, triangles
-from selfrecon_warp.kernels.box_tree import (
+from selfrecon_warp.kernels.closest_point import MeshPlaces, TriangleTree, nearest_on_triangle, triangle_middles
+from selfrecon_warp.kernels.internal.box_tree import (
     LEAF,
     LEFT_OUT,
     STACK,
@@ -27,9 +28,8 @@ from selfrecon_warp.kernels.box_tree import (
     mask_within,
     push_children,
 )
-from selfrecon_warp.kernels.closest_point import MeshPlaces, TriangleTree, nearest_on_triangle, triangle_middles
+from selfrecon_warp.kernels.internal.point_tree import Neighbours, PointTree, as_clouds, cloud_counts
 from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch, launch_split, scalars, vec3s
-from selfrecon_warp.kernels.point_tree import Neighbours, PointTree, as_clouds, cloud_counts
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 

@@ -33,6 +33,18 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, require_range, require_sizes, triangles
+from selfrecon_warp.kernels.internal.rasterize_kernels import (
+    draw_faces_kernel,
+    interpolate_kernel,
+    interpolate_to_attributes_kernel,
+    interpolate_to_barycentrics_kernel,
+    locate_pixels_kernel,
+    locate_pixels_vjp_kernel,
+    read_faces_kernel,
+    read_fragments_kernel,
+    read_fragments_vjp_kernel,
+)
+from selfrecon_warp.kernels.internal.triangle import NEAR as NEAR
 from selfrecon_warp.kernels.interop import (
     clear,
     cleared,
@@ -45,18 +57,6 @@ from selfrecon_warp.kernels.interop import (
     vec3is,
     vec3s,
 )
-from selfrecon_warp.kernels.rasterize_kernels import (
-    draw_faces_kernel,
-    interpolate_kernel,
-    interpolate_to_attributes_kernel,
-    interpolate_to_barycentrics_kernel,
-    locate_pixels_kernel,
-    locate_pixels_vjp_kernel,
-    read_faces_kernel,
-    read_fragments_kernel,
-    read_fragments_vjp_kernel,
-)
-from selfrecon_warp.kernels.triangle import NEAR as NEAR
 
 MOST_KEYS = 2**22
 """Pixels that are drawn at once, by whole frames: 32 MB, as much as the allocator keeps at hand."""

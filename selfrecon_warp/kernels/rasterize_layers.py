@@ -21,10 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like, require_radius, require_sizes, triangles
-from selfrecon_warp.kernels.face_tiles import tile_faces
-from selfrecon_warp.kernels.interop import ints, launch_split, scalars, scatter_split, vec3is, vec3s
-from selfrecon_warp.kernels.layer_selection import select_layers
-from selfrecon_warp.kernels.triangle import (
+from selfrecon_warp.kernels.internal.face_tiles import tile_faces
+from selfrecon_warp.kernels.internal.layer_selection import select_layers
+from selfrecon_warp.kernels.internal.triangle import (
     border_distance,
     border_vjp,
     edge_weights,
@@ -32,6 +31,7 @@ from selfrecon_warp.kernels.triangle import (
     signed_area,
     weights_vjp,
 )
+from selfrecon_warp.kernels.interop import ints, launch_split, scalars, scatter_split, vec3is, vec3s
 
 
 class Layers(NamedTuple):

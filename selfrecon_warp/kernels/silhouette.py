@@ -40,9 +40,9 @@ from selfrecon_warp.kernels.arguments import (
 )
 from selfrecon_warp.kernels.compositing import composite_alpha
 from selfrecon_warp.kernels.contour import MeshEdges, mesh_edges, silhouette_edges
+from selfrecon_warp.kernels.internal.silhouette_blend import BlendFaces
 from selfrecon_warp.kernels.interop import ints, launch, scalars, vec3s
 from selfrecon_warp.kernels.rasterize import visible_faces
-from selfrecon_warp.kernels.silhouette_blend import BlendFaces
 from selfrecon_warp.kernels.splat import splat_lists
 
 TOLERANCE = 1e-3

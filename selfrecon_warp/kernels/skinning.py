@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
-from selfrecon_warp.kernels.blending import (
+from selfrecon_warp.kernels.internal.blending import (
     STRIP,
     add_strips,
     blend,
@@ -27,6 +27,12 @@ from selfrecon_warp.kernels.blending import (
     launch_blocks,
     padded_joints,
     prepare_blend,
+)
+from selfrecon_warp.kernels.internal.skinning_kernels import (
+    skin_points_jacobian_kernel,
+    skin_points_jacobian_vjp_kernel,
+    skin_points_kernel,
+    skin_points_vjp_kernel,
 )
 from selfrecon_warp.kernels.interop import (
     MAT34,
@@ -41,12 +47,6 @@ from selfrecon_warp.kernels.interop import (
     mat34s,
     scalars,
     vec3s,
-)
-from selfrecon_warp.kernels.skinning_kernels import (
-    skin_points_jacobian_kernel,
-    skin_points_jacobian_vjp_kernel,
-    skin_points_kernel,
-    skin_points_vjp_kernel,
 )
 
 

@@ -1,6 +1,6 @@
 """Signed distances on a lattice, asked for only where the surface passes.
 
-Nodes, cells and borders are as `selfrecon_warp.kernels.lattice` says. Bookkeeping never sweeps the lattice: nodes and
+Nodes, cells and borders are as ``internal.lattice`` says. Bookkeeping never sweeps the lattice: nodes and
 cells are claimed once each and kept in lists, so its cost follows the surface. An evaluation is of one lattice; where
 the surfaces of a batch are wanted, each asks for other nodes, so a loop over them loses nothing.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
-from selfrecon_warp.kernels.grid_search import Search
+from selfrecon_warp.kernels.internal.grid_search import Search
+from selfrecon_warp.kernels.internal.lattice import fill_rows_kernel, lazy_zeros, rounded, smallest_spacing
 from selfrecon_warp.kernels.interop import ints, launch_split, scalars
-from selfrecon_warp.kernels.lattice import fill_rows_kernel, lazy_zeros, rounded, smallest_spacing
 
 Sdf = Callable[[Tensor], Tensor]
 Mode = Literal["lossless", "fast", "dense"]

@@ -27,8 +27,8 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like
+from selfrecon_warp.kernels.internal.point_tiles import TileLists, require_addressable, tile_lists, tile_range
 from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s, vec4s
-from selfrecon_warp.kernels.point_tiles import TileLists, require_addressable, tile_lists, tile_range
 
 
 class Splats(NamedTuple):

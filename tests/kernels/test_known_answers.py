@@ -8,13 +8,13 @@ import trimesh
 from torch import Tensor
 
 from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.mesh import edge_lengths, face_areas, face_normals
 from selfrecon_warp.kernels.mesh_losses import loss_normal_consistency
 from selfrecon_warp.kernels.rasterize import rasterize
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.kernels.splat import splat_points
-from selfrecon_warp.kernels.triangle import NEAR
 
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

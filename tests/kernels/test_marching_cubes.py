@@ -3,7 +3,7 @@ import pytest
 import torch
 import trimesh
 
-from selfrecon_warp.kernels.cube_cases import case_triangles
+from selfrecon_warp.kernels.internal.cube_cases import case_triangles
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.reference import marching_cubes as reference
 from selfrecon_warp.kernels.sparse_grid import evaluate_sparse

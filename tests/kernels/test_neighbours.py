@@ -2,9 +2,9 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
+from selfrecon_warp.kernels.internal.point_tree import PointTree
 from selfrecon_warp.kernels.interop import SPLIT_GRAIN
 from selfrecon_warp.kernels.neighbours import chamfer_distance, nearest_neighbours
-from selfrecon_warp.kernels.point_tree import PointTree
 from selfrecon_warp.kernels.reference import neighbours as reference
 
 

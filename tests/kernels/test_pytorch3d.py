@@ -12,6 +12,7 @@ import trimesh
 from torch import Tensor
 
 from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.laplacian import loss_laplacian
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.mesh import face_areas, face_normals, vertex_normals
@@ -27,7 +28,6 @@ from selfrecon_warp.kernels.rasterize import rasterize
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.kernels.silhouette import blended_silhouette, splatted_silhouette
 from selfrecon_warp.kernels.splat import splat_points
-from selfrecon_warp.kernels.triangle import NEAR
 
 pytest.importorskip("pytorch3d")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from selfrecon_warp.kernels import splat
 from selfrecon_warp.kernels.compositing import composite_alpha, composite_weighted
-from selfrecon_warp.kernels.point_tiles import tile_lists
+from selfrecon_warp.kernels.internal.point_tiles import tile_lists
 from selfrecon_warp.kernels.reference import splat as reference
 from selfrecon_warp.kernels.splat import splat_lists, splat_points
 

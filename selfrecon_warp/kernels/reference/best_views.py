@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.best_views import LEAST_COSINE, BestViews
-from selfrecon_warp.kernels.triangle import NEAR
+from selfrecon_warp.kernels.internal.triangle import NEAR
 
 
 def best_views(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.contour import Contour, MeshEdges
-from selfrecon_warp.kernels.triangle import NEAR
+from selfrecon_warp.kernels.internal.triangle import NEAR
 
 
 def mesh_edges(faces: Tensor) -> MeshEdges:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.cube_cases import case_triangles
-from selfrecon_warp.kernels.lattice import CAP, smallest_spacing
+from selfrecon_warp.kernels.internal.cube_cases import case_triangles
+from selfrecon_warp.kernels.internal.lattice import CAP, smallest_spacing
 from selfrecon_warp.kernels.marching_cubes import MARGIN
 
 

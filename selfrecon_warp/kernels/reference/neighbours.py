@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.point_tree import Neighbours
+from selfrecon_warp.kernels.internal.point_tree import Neighbours
 
 
 def nearest_neighbours(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.closest_point import MeshPlaces
-from selfrecon_warp.kernels.point_tree import Neighbours
+from selfrecon_warp.kernels.internal.point_tree import Neighbours
 from selfrecon_warp.kernels.reference.closest_point import places_on_triangles
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.rasterize import Fragments
-from selfrecon_warp.kernels.triangle import NEAR
 
 
 def edge(a: Tensor, b: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.contour import MeshEdges
+from selfrecon_warp.kernels.internal.silhouette_blend import OPAQUE
 from selfrecon_warp.kernels.reference.contour import mesh_edges, silhouette_edges
 from selfrecon_warp.kernels.reference.rasterize import visible_faces
 from selfrecon_warp.kernels.reference.rasterize_layers import rasterize_layers
 from selfrecon_warp.kernels.reference.splat import splat_points
 from selfrecon_warp.kernels.silhouette import TOLERANCE
-from selfrecon_warp.kernels.silhouette_blend import OPAQUE
 
 
 def antialiased_silhouette(

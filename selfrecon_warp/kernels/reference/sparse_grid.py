@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.lattice import CAP, smallest_spacing
+from selfrecon_warp.kernels.internal.lattice import CAP, smallest_spacing
 from selfrecon_warp.kernels.sparse_grid import Sdf, SparseGrid
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.splat import SplatLists, Splats
-from selfrecon_warp.kernels.triangle import NEAR
 
 
 def splat_points(

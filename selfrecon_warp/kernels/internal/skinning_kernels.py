@@ -9,7 +9,13 @@ from typing import Any
 
 import warp as wp
 
-from selfrecon_warp.kernels.blending import BLOCK, add_four_to_bones, blended_at_four, contracted_at_four, four_points
+from selfrecon_warp.kernels.internal.blending import (
+    BLOCK,
+    add_four_to_bones,
+    blended_at_four,
+    contracted_at_four,
+    four_points,
+)
 from selfrecon_warp.kernels.interop import CPU_FLAGS
 
 wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})

@@ -17,7 +17,7 @@ import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfrecon_warp.kernels.face_tiles import (
+from selfrecon_warp.kernels.internal.face_tiles import (
     RUN,
     TileGrid,
     border_distance_of_run,
@@ -32,6 +32,8 @@ from selfrecon_warp.kernels.face_tiles import (
     tile_faces,
     weights_of_run,
 )
+from selfrecon_warp.kernels.internal.layer_selection import select_layers
+from selfrecon_warp.kernels.internal.triangle import least
 from selfrecon_warp.kernels.interop import (
     SCALAR,
     ints,
@@ -41,8 +43,6 @@ from selfrecon_warp.kernels.interop import (
     scatter_split,
     vec3is,
 )
-from selfrecon_warp.kernels.layer_selection import select_layers
-from selfrecon_warp.kernels.triangle import least
 
 OPAQUE = wp.constant(1e-12)
 """Least share of the light that counts."""

@@ -18,6 +18,7 @@ import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.kernels.arguments import require_range
+from selfrecon_warp.kernels.internal.triangle import face_corners, greatest, least, names_missing, signed_area
 from selfrecon_warp.kernels.interop import (
     absent,
     cleared,
@@ -29,7 +30,6 @@ from selfrecon_warp.kernels.interop import (
     vec3is,
     vec3s,
 )
-from selfrecon_warp.kernels.triangle import face_corners, greatest, least, names_missing, signed_area
 
 RUN = 4
 """Pixels side by side that one thread looks after, as the lanes of a vector."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_like, require_range
-from selfrecon_warp.kernels.box_tree import (
+from selfrecon_warp.kernels.internal.box_tree import (
     LEAF,
     LEFT_OUT,
     NO_INDEX,

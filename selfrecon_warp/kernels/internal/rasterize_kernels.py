@@ -9,7 +9,7 @@ from typing import Any
 
 import warp as wp
 
-from selfrecon_warp.kernels.triangle import (
+from selfrecon_warp.kernels.internal.triangle import (
     face_corners,
     greatest,
     least,

@@ -13,8 +13,7 @@ from typing import Any
 
 import warp as wp
 
-from selfrecon_warp.kernels.interop import CPU_FLAGS
-from selfrecon_warp.kernels.trilinear_cell import (
+from selfrecon_warp.kernels.internal.trilinear_cell import (
     cell_rates,
     corner_rows,
     corner_slope,
@@ -23,6 +22,7 @@ from selfrecon_warp.kernels.trilinear_cell import (
     lane_sum,
     locate,
 )
+from selfrecon_warp.kernels.interop import CPU_FLAGS
 
 wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
 

@@ -1,6 +1,6 @@
 """One sparse evaluation in progress: which nodes are asked for, and which cells follow from their values.
 
-Names are those of `selfrecon_warp.kernels.lattice`, the steps those of `selfrecon_warp.kernels.refinement`.
+Names are those of ``lattice``, the steps those of ``refinement``.
 
 No operation of its own: reference, tests and benchmarks are those of ``sparse_grid``.
 """
@@ -13,8 +13,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from selfrecon_warp.kernels.interop import ints, launch, launch_split, scalars, vec3s
-from selfrecon_warp.kernels.lattice import (
+from selfrecon_warp.kernels.internal.lattice import (
     CAP,
     interpolate_nodes_kernel,
     lattice_frame,
@@ -22,8 +21,8 @@ from selfrecon_warp.kernels.lattice import (
     smallest_spacing,
     store_values_kernel,
 )
-from selfrecon_warp.kernels.lattice_sweep import crossed_cells
-from selfrecon_warp.kernels.refinement import (
+from selfrecon_warp.kernels.internal.lattice_sweep import crossed_cells
+from selfrecon_warp.kernels.internal.refinement import (
     CELLS,
     CROSSING,
     NEAR,
@@ -37,6 +36,7 @@ from selfrecon_warp.kernels.refinement import (
     descend_kernel,
     predict_children_kernel,
 )
+from selfrecon_warp.kernels.interop import bools, ints, launch, launch_split, scalars, vec3s
 
 if TYPE_CHECKING:
     from selfrecon_warp.kernels.sparse_grid import GridWorkspace, Sdf
@@ -184,7 +184,7 @@ class Search:
                 raise ValueError(f"sdf must return finite values, got {broken} that are not among {len(part)}")
             capped = torch.empty(len(part), dtype=torch.bool, device=points.device)
             inputs = [ints(part), scalars(values.contiguous()), wp.float64(self.level), wp.float64(self.cap)]
-            outputs = [self.values, self.node_stamps, wp.from_torch(capped)]
+            outputs = [self.values, self.node_stamps, bools(capped)]
             launch_split(store_values_kernel, points, dim, [*inputs, self.epoch, self.shape], outputs)
             self.capped += capped.count_nonzero()
             self.queries += len(part)

@@ -23,6 +23,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from selfrecon_warp.kernels.internal.trilinear_kernels import (
+    interpolate_jacobian_kernel,
+    interpolate_kernel,
+    jacobian_scatter_kernel,
+    jacobian_slope_kernel,
+    scatter_kernel,
+    slope_kernel,
+    slope_vjp_kernel,
+)
 from selfrecon_warp.kernels.interop import (
     SPLIT_GRAIN,
     VEC3,
@@ -34,15 +43,6 @@ from selfrecon_warp.kernels.interop import (
     scalars,
     split_parts,
     vec3s,
-)
-from selfrecon_warp.kernels.trilinear_kernels import (
-    interpolate_jacobian_kernel,
-    interpolate_kernel,
-    jacobian_scatter_kernel,
-    jacobian_slope_kernel,
-    scatter_kernel,
-    slope_kernel,
-    slope_vjp_kernel,
 )
 
 RUN = 64

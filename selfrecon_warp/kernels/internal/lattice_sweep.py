@@ -1,6 +1,6 @@
 """Which cells of a lattice a surface crosses, by a sweep over all of its nodes.
 
-Names are those of `selfrecon_warp.kernels.lattice`. Signs are packed 32 to a word along z, so that a cell's eight
+Names are those of ``lattice``. Signs are packed 32 to a word along z, so that a cell's eight
 corners are compared for 32 cells at once, and the sweep takes an eighth of a byte a node.
 
 No operation of its own: reference, tests and benchmarks are those of ``marching_cubes``.

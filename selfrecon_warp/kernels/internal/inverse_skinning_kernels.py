@@ -6,10 +6,10 @@ from typing import Any
 
 import warp as wp
 
+from selfrecon_warp.kernels.internal.skinning_kernels import carried, lifted_outer
+from selfrecon_warp.kernels.internal.trilinear_cell import corner_rows, corner_slope, corner_weights, locate
 from selfrecon_warp.kernels.interop import CPU_FLAGS
-from selfrecon_warp.kernels.skinning_kernels import carried, lifted_outer
 from selfrecon_warp.kernels.small_matrices import cofactor_inverse
-from selfrecon_warp.kernels.trilinear_cell import corner_rows, corner_slope, corner_weights, locate
 
 wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
 

@@ -12,7 +12,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from selfrecon_warp.kernels.face_tiles import (
+from selfrecon_warp.kernels.internal.face_tiles import (
     FaceTiles,
     TileGrid,
     border_distance_of_run,
@@ -24,8 +24,8 @@ from selfrecon_warp.kernels.face_tiles import (
     run_of,
     weights_of_run,
 )
+from selfrecon_warp.kernels.internal.triangle import greatest, least
 from selfrecon_warp.kernels.interop import SCALAR, ints, lanes, launch_split
-from selfrecon_warp.kernels.triangle import greatest, least
 
 LAST = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))
 """Sorts behind every face."""

@@ -13,8 +13,8 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from selfrecon_warp.kernels.internal.triangle import NEAR
 from selfrecon_warp.kernels.interop import ints, launch, vec4s
-from selfrecon_warp.kernels.triangle import NEAR
 
 TILE = 2, 32
 """Least rows and columns of a tile; doubled until they are no less than the radius."""

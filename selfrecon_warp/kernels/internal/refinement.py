@@ -1,6 +1,6 @@
 """The kernels that search for a surface on a lattice: which cells and nodes to evaluate next.
 
-Names are those of `selfrecon_warp.kernels.lattice`. A node or cell is claimed, once, by exchanging an epoch stamp; what
+Names are those of ``lattice``. A node or cell is claimed, once, by exchanging an epoch stamp; what
 wins the exchange is appended to a list. Deciding what to claim only gathers and can be shared among threads; claiming
 is kept apart, because several cells may want the same one. The counters hold the cells and the nodes listed.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import warp as wp
 
-from selfrecon_warp.kernels.lattice import coordinates, corner, flat, is_cell, middle, steps
+from selfrecon_warp.kernels.internal.lattice import coordinates, corner, flat, is_cell, middle, steps
 
 wp.set_module_options({"enable_backward": False})
 
