@@ -162,16 +162,25 @@ def typical_camera(size: tuple[int, int]) -> Camera:
     return Intrinsics.centred(float(focal), size).camera(size)
 
 
+def require_height(height_cm: float | None) -> None:
+    """Refuse what is no person's height.
+
+    Raises:
+        PrepareError: It is given and lies outside :data:`HEIGHTS_CM`.
+    """
+    if height_cm is not None and not HEIGHTS_CM[0] <= height_cm <= HEIGHTS_CM[1]:
+        raise PrepareError(
+            f"--height must be the person's in centimetres, {HEIGHTS_CM[0]:g} to {HEIGHTS_CM[1]:g}, got {height_cm:g}"
+        )
+
+
 def _check(
     observations: PersonObservations, height_cm: float | None, initial: tuple[Floats, Floats, Floats] | None
 ) -> None:
     N = len(observations)
     if N < FEWEST_FRAMES:
         raise PrepareError(f"a body is fitted to {FEWEST_FRAMES} frames or more, got {N}")
-    if height_cm is not None and not HEIGHTS_CM[0] <= height_cm <= HEIGHTS_CM[1]:
-        raise PrepareError(
-            f"--height must be a person's in centimetres, {HEIGHTS_CM[0]:g} to {HEIGHTS_CM[1]:g}, got {height_cm:g}"
-        )
+    require_height(height_cm)
     empty = np.flatnonzero(~observations.masks.any((1, 2)))
     if len(empty):
         raise PrepareError(f"the masks of {len(empty)} frames are empty, first of frame {empty[0]}; leave these out")

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from selfrecon_warp.capture.camera import Camera
@@ -26,12 +25,11 @@ from selfrecon_warp.prepare.body_fit_outlines import OutlineMatch, match_outline
 from selfrecon_warp.prepare.body_fit_prior import limits, prior_centre, prior_weight
 from selfrecon_warp.prepare.body_fit_state import Evidence, Figures, Given, State, Trust
 from selfrecon_warp.surface.mesh import vertex_normals
-from selfrecon_warp.train.kinematics import Kinematics, Skeleton
+from selfrecon_warp.train.kinematics import Kinematics, Skeleton, relative_rotation, turned
+from selfrecon_warp.train.losses import geman_mcclure_weight
 from selfrecon_warp.train.normal_equations import NormalEquations
 from selfrecon_warp.train.registration import RegistrationSurface
 
-LARGEST_TURN = 0.3
-"""Largest step of a joint [rad]."""
 LARGEST_ZOOM = 0.15
 """Largest step of the logarithm of the focal length."""
 INSIDE_TRUST = 0.3
@@ -159,9 +157,9 @@ class BodyProblem:
         rows = levers.rows(world, marks.bones)
         shared = world.new_zeros(*world.shape, S)
         shared[..., :K] = by_shape
-        turned = levers.bones[:, marks.bones, :3, :3] * marks.signs[:, None]
+        axes = levers.bones[:, marks.bones, :3, :3] * marks.signs[:, None]
         for k, group in enumerate(marks.groups.tolist()):
-            shared[:, k, :, K + 3 * group : K + 3 * group + 3] += turned[:, k]
+            shared[:, k, :, K + 3 * group : K + 3 * group + 3] += axes[:, k]
         return world, rows, shared
 
     def _add_keypoints(
@@ -178,7 +176,7 @@ class BodyProblem:
         residual = uvz[..., :2] - evidence.keypoints
         distance = residual.norm(dim=-1)
         sigma = trust.keypoint_px * marks.noise
-        robust = _geman(distance / sigma, 3.0)
+        robust = geman_mcclure_weight(distance / sigma, 3.0)
         weight = evidence.trust * robust / sigma**2
         image_rows, image_shared = by_place @ rows, by_place @ shared
         if trust.focal > 0:
@@ -192,7 +190,8 @@ class BodyProblem:
             x[:, hips].mean(1, keepdim=True) for x in (depth, depth_rows, depth_shared)
         )
         off = depth - middle - evidence.depth
-        weight = evidence.depth_trust * _geman(off / trust.depth_m, 2.0) / (trust.depth_m * marks.noise) ** 2
+        robust = geman_mcclure_weight(off / trust.depth_m, 2.0)
+        weight = evidence.depth_trust * robust / (trust.depth_m * marks.noise) ** 2
         system.add_all(
             (depth_rows - middle_rows)[:, :, None],
             (depth_shared - middle_shared)[:, :, None],
@@ -203,7 +202,7 @@ class BodyProblem:
         ground = [k for k in map(marks.index, GROUND) if k >= 0]
         if ground and trust.ground_m > 0:
             self._add_ground(system, world[:, ground], rows[:, ground], shared[:, ground], trust)
-        seen = evidence.trust > 0.3
+        seen = evidence.trust > SEEN
         return float(distance[seen].median()) if bool(seen.any()) else float("nan")
 
     def _add_ground(self, system: _Sums, world: Tensor, rows: Tensor, shared: Tensor, trust: Trust) -> None:
@@ -212,7 +211,7 @@ class BodyProblem:
         plane = _plane(in_camera.double().cpu().numpy())
         normal = self.rotation @ torch.tensor([-plane[1], 1.0, -plane[2]]).to(world)
         height = in_camera @ (self.rotation.T @ normal) - plane[0]
-        weight = _geman(height / trust.ground_m, 1.5) / trust.ground_m**2
+        weight = geman_mcclure_weight(height / trust.ground_m, 1.5) / trust.ground_m**2
         up, up_shared = (torch.einsum("c,nkcd->nkd", normal, x)[:, :, None] for x in (rows, shared))
         system.add_all(up, up_shared, height[..., None], weight[..., None])
 
@@ -264,7 +263,8 @@ class BodyProblem:
         """Distances of one frame's outlines; returns their median [px]."""
         sigma = trust.contour_m * float(camera.focal.mean() / match.uvz[:, 2].mean().clamp_min(0.1))
         kind = torch.where(match.residual < 0, INSIDE_TRUST, 1.0)
-        weight = 0.5 * trust.contour_count * match.share * kind * _geman(match.residual / sigma, 2.0) / sigma**2
+        robust = geman_mcclure_weight(match.residual / sigma, 2.0)
+        weight = 0.5 * trust.contour_count * match.share * kind * robust / sigma**2
         middle = torch.tensor([0.5, 0.5, 0.0]).expand(len(match.ends), 3)
         points = surface.at(match.ends[:, [0, 1, 1]], middle)
         gradient = match.slope[:, None] @ projection_slope(camera, match.uvz)
@@ -297,31 +297,18 @@ class BodyProblem:
         rows = levers.rows(world, joints).flatten(1, 2)
         values = world.flatten(1)
         weight = 1.0 / trust.acceleration_m**2 / M
-        steps = self.evidence.steps
         for first, last in self.evidence.clips:
-            if last - first < 3:
-                continue
-            before, after = (steps[first + k : last - 2 + k] for k in (0, 1))
-            parts = (2.0 / (before * (before + after)), -2.0 / (before * after), 2.0 / (after * (before + after)))
-            slices = [slice(first + k, last - 2 + k) for k in range(3)]
-            scaled = [part[:, None, None] * rows[at] for part, at in zip(parts, slices, strict=True)]
-            terms = [part[:, None] * values[at] for part, at in zip(parts, slices, strict=True)]
-            difference = terms[0] + terms[1] + terms[2]
-            for i in range(3):
-                system.right[slices[i]] -= weight * (scaled[i].mT @ difference[..., None])[..., 0]
-                for k in range(i + 1):
-                    system.ahead[i - k][slices[k]] += weight * scaled[i].mT @ scaled[k]
-            system.cost += weight * float((difference**2).sum())
+            system.cost += system.add_differences(first, last, rows, values, weight, self.evidence.steps)
 
     def _add_pose_prior(self, system: _Sums, state: State, trust: Trust) -> None:
         poses = state.body.poses
-        relative = _relative_rotation(poses, prior_centre(poses).expand_as(poses))
+        relative = relative_rotation(poses, prior_centre(poses).expand_as(poses))
         weight = prior_weight(poses) / trust.pose**2
         bent, stiff = limits(relative)
         system.add_own(0, relative.flatten(1), weight.flatten().expand(len(poses), -1))
         system.add_own(0, bent.flatten(1), stiff.flatten(1))
         if self.given is not None:
-            off = _relative_rotation(poses, self.given.body.poses).flatten(1)
+            off = relative_rotation(poses, self.given.body.poses).flatten(1)
             system.add_own(0, off, torch.full_like(off, 1.0 / self.given.turn**2))
             moved = state.body.trans - self.given.body.trans
             system.add_own(off.shape[1], moved, torch.full_like(moved, 1.0 / self.given.move**2))
@@ -353,10 +340,7 @@ class BodyProblem:
 
     def _moved(self, state: State, moved: Tensor, shared: Tensor) -> State:
         J, K = len(self.kinematics.parents), self.shape_count
-        turn = moved[:, :-3].view(-1, J, 3)
-        turn = turn * (LARGEST_TURN / turn.norm(dim=-1, keepdim=True).clamp_min(LARGEST_TURN))
-        turned = _rotations(turn) * _rotations(state.body.poses)
-        poses = torch.from_numpy(turned.as_rotvec()).to(state.body.poses).view_as(state.body.poses)
+        poses = turned(state.body.poses, moved[:, :-3].view(-1, J, 3))
         body = replace(
             state.body, poses=poses, trans=state.body.trans + moved[:, -3:], betas=state.body.betas + shared[:K]
         )
@@ -401,18 +385,3 @@ def _plane(feet: np.ndarray) -> np.ndarray:
         values = np.linalg.solve(left, (columns * weight[:, None]).T @ points[:, 1])
         weight = 1.0 / (1.0 + ((points[:, 1] - columns @ values) / 0.03) ** 2) ** 2
     return np.array([values[0] - values[1] * centre[0] - values[2] * centre[2], values[1], values[2]])
-
-
-def _geman(residual: Tensor, scale: float) -> Tensor:
-    """Weight of iteratively reweighted least squares for Geman-McClure, one at zero."""
-    return 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2) ** 2
-
-
-def _rotations(vectors: Tensor) -> Rotation:
-    return Rotation.from_rotvec(vectors.reshape(-1, 3).double().cpu().numpy())
-
-
-def _relative_rotation(poses: Tensor, reference: Tensor) -> Tensor:
-    """Rotation vectors that turn ``reference`` into ``poses``, ``[N, J, 3]``."""
-    relative = (_rotations(poses) * _rotations(reference).inv()).as_rotvec()
-    return torch.from_numpy(relative).to(poses).view_as(poses)

@@ -13,6 +13,8 @@ import numpy as np
 from selfrecon_warp.errors import PrepareError
 from selfrecon_warp.prepare.safe_pickle import read_numpy
 
+KEYPOINTS = "keypoints.npz"
+"""Name under which a capture keeps the keypoints it was made with."""
 BODY_33 = (
     "nose",
     "left_eye_inner",

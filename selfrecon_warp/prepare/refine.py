@@ -21,12 +21,10 @@ from selfrecon_warp.model.body import BodyModel, load_body
 from selfrecon_warp.prepare.body_fit import OVERLAP_FRAMES, fit_body
 from selfrecon_warp.prepare.body_fit_solver import with_focal
 from selfrecon_warp.prepare.capture_writer import CaptureFolder
-from selfrecon_warp.prepare.observations import PersonObservations, read_keypoints
+from selfrecon_warp.prepare.observations import KEYPOINTS, PersonObservations, read_keypoints
 from selfrecon_warp.staging import replacing_file, replacing_folder
 from selfrecon_warp.view.infer import progress_bars
 
-KEYPOINTS = "keypoints.npz"
-"""Name under which a capture keeps the keypoints it was made with."""
 _DRAWN_FROM_THE_BODY = ("contact_sheet.png",)
 
 

@@ -17,14 +17,14 @@ from selfrecon_warp.capture.camera import Camera
 from selfrecon_warp.errors import PrepareError
 from selfrecon_warp.model.body import BodyModel, load_body
 from selfrecon_warp.prepare.blaze_pose import BlazePose
-from selfrecon_warp.prepare.body_fit import FittedBody, fit_body, typical_camera
+from selfrecon_warp.prepare.body_fit import FittedBody, fit_body, require_height, typical_camera
 from selfrecon_warp.prepare.camera_file import Intrinsics
 from selfrecon_warp.prepare.capture_writer import CaptureFolder, fingerprint
 from selfrecon_warp.prepare.frame_choice import choose_frames, find_turn
 from selfrecon_warp.prepare.frames import USUAL_RATE, FrameSource, Video, open_frames, read_picture
 from selfrecon_warp.prepare.framing import Framing
 from selfrecon_warp.prepare.mask_edges import person_mask, sharpened
-from selfrecon_warp.prepare.observations import PersonObservations, write_keypoints
+from selfrecon_warp.prepare.observations import KEYPOINTS, PersonObservations, write_keypoints
 from selfrecon_warp.prepare.person import PersonFinder
 from selfrecon_warp.prepare.quality import Quality, judge, remarks_on, require_usable, usable_rows
 from selfrecon_warp.prepare.survey import Survey, Surveyor, main_person, reduced
@@ -39,7 +39,6 @@ LOOKS_A_FRAME = 3
 """Frames looked at within the turn for each one taken."""
 LEAST_FOV, MOST_FOV = 5.0, 150.0
 SHEET = "contact_sheet.png"
-KEYPOINTS = "keypoints.npz"
 _SURVEY = ".survey"
 
 
@@ -150,8 +149,7 @@ def _require_plausible(settings: VideoSettings) -> None:
         raise PrepareError(f"--fov must lie between {LEAST_FOV:g} and {MOST_FOV:g} degrees, got {settings.fov:g}")
     if settings.fps is not None and not settings.fps > 0:
         raise PrepareError(f"--fps must be a positive number of frames a second, got {settings.fps:g}")
-    if settings.height is not None and not 50 <= settings.height <= 250:
-        raise PrepareError(f"--height must be the person's height in centimetres, 50 to 250, got {settings.height:g}")
+    require_height(settings.height)
 
 
 def _chosen(

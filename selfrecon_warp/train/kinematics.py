@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from selfrecon_warp.model.body import BodyModel, CanonicalBody
 from selfrecon_warp.train.normal_equations import SharedRows
 
+LARGEST_TURN = 0.3
+"""Largest step of a joint [rad]."""
 MARKER_REACH_M = 0.1
 """Markers sit on every joint and this far from it along three axes."""
 
@@ -177,6 +180,26 @@ class Kinematics:
         moves = torch.eye(3, device=world.device).expand(J, len(self.markers), 3, 3)
         rows = torch.cat([turns.permute(0, 1, 3, 2, 4).flatten(3), moves], -1)
         return world.flatten(), rows.flatten(0, 2)
+
+
+def turned(poses: Tensor, turns: Tensor) -> Tensor:
+    """Joint rotations ``[N, J, 3]`` (axis-angle) turned on by rotation vectors in the parents' frames, ``[N, J, 3]``.
+
+    A turn is shortened to :data:`LARGEST_TURN`.
+    """
+    turns = turns * (LARGEST_TURN / turns.norm(dim=-1, keepdim=True).clamp_min(LARGEST_TURN))
+    return torch.from_numpy((rotations(turns) * rotations(poses)).as_rotvec()).to(poses).view_as(poses)
+
+
+def relative_rotation(poses: Tensor, reference: Tensor) -> Tensor:
+    """Rotation vectors that turn ``reference`` into ``poses``, ``[N, J, 3]`` (axis-angle) all of them."""
+    relative = (rotations(poses) * rotations(reference).inv()).as_rotvec()
+    return torch.from_numpy(relative).to(poses).view_as(poses)
+
+
+def rotations(vectors: Tensor) -> Rotation:
+    """Rotation vectors ``[..., 3]`` as one list of scipy's rotations."""
+    return Rotation.from_rotvec(vectors.reshape(-1, 3).double().cpu().numpy())
 
 
 def _cross_matrix(vectors: Tensor) -> Tensor:

@@ -15,6 +15,11 @@ def geman_mcclure(residual: Tensor, scale: float) -> Tensor:
     return 2.0 * square / (square + 4.0)
 
 
+def geman_mcclure_weight(residual: Tensor, scale: float) -> Tensor:
+    """Weight of iteratively reweighted least squares for :func:`geman_mcclure`, one at zero."""
+    return 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2) ** 2
+
+
 def loss_mask_iou(rendered: Tensor, target: Tensor) -> Tensor:
     """One minus the soft intersection over union of masks ``[B, H, W]``, mean over frames."""
     both = (rendered * target).sum((1, 2))

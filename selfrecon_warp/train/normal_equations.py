@@ -69,8 +69,10 @@ class NormalEquations:
         self.shared += square
         self.shared_right -= right
 
-    def add_differences(self, first: int, last: int, rows: Tensor, values: Tensor, weight: float) -> None:
-        """Add second differences in time of the frames ``first .. last - 1``.
+    def add_differences(
+        self, first: int, last: int, rows: Tensor, values: Tensor, weight: float, steps: Tensor | None = None
+    ) -> float:
+        """Add second differences in time of the frames ``first .. last - 1``; returns their weighted squares' sum.
 
         Args:
             first: First frame.
@@ -78,16 +80,22 @@ class NormalEquations:
             rows: Derivatives of what is differenced, ``[N, M, D]``.
             values: What is differenced, ``[N, M]``.
             weight: Of every squared difference.
+            steps: Time from each frame to the next, ``[N - 1]``, in the unit of the weight; one when absent.
         """
         if last - first < 3:
-            return
-        a, b, c = (slice(first + k, last - 2 + k) for k in range(3))
-        difference = values[a] - 2.0 * values[b] + values[c]
-        parts = (rows[a], -2.0 * rows[b], rows[c])
+            return 0.0
+        steps = rows.new_ones(len(values) - 1) if steps is None else steps
+        before, after = (steps[first + k : last - 2 + k] for k in range(2))
+        shares = (2.0 / (before * (before + after)), -2.0 / (before * after), 2.0 / (after * (before + after)))
+        places = [slice(first + k, last - 2 + k) for k in range(3)]
+        parts = [share[:, None, None] * rows[at] for share, at in zip(shares, places, strict=True)]
+        terms = [share[:, None] * values[at] for share, at in zip(shares, places, strict=True)]
+        difference = terms[0] + terms[1] + terms[2]
         for i, left in enumerate(parts):
-            self.right[first + i : last - 2 + i] -= weight * (left.transpose(1, 2) @ difference[..., None])[..., 0]
+            self.right[places[i]] -= weight * (left.mT @ difference[..., None])[..., 0]
             for k in range(i + 1):
-                self.ahead[i - k][first + k : last - 2 + k] += weight * left.transpose(1, 2) @ parts[k]
+                self.ahead[i - k][places[k]] += weight * left.mT @ parts[k]
+        return weight * float((difference**2).sum())
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """Steps of the frames ``[N, D]`` and of the shared unknowns ``[S]``.

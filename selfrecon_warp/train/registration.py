@@ -33,7 +33,16 @@ from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.bridging import bridged
 from selfrecon_warp.train.bumps import Bumps
 from selfrecon_warp.train.contour_match import match_contours
-from selfrecon_warp.train.kinematics import Kinematics, Poses, Skeleton, SurfacePoints
+from selfrecon_warp.train.kinematics import (
+    Kinematics,
+    Poses,
+    Skeleton,
+    SurfacePoints,
+    relative_rotation,
+    rotations,
+    turned,
+)
+from selfrecon_warp.train.losses import geman_mcclure_weight
 from selfrecon_warp.train.normal_equations import NormalEquations
 from selfrecon_warp.train.observations import Observations, band_passed, sample_image_with_gradient
 from selfrecon_warp.train.pace import acceleration_factor, turn_per_frame
@@ -344,7 +353,7 @@ class Registration:
         index = torch.cat([torch.arange(len(own), device=edges.device), match.edge])
         matched_share = torch.full_like(gap, 1.0 / max(match.contour_count, 1))
         share = torch.cat([lengths / lengths.sum().clamp_min(1e-6), matched_share])
-        robust = _robust_weight(residual, terms.contour_scale_px)
+        robust = geman_mcclure_weight(residual, terms.contour_scale_px)
         weight = 0.5 * terms.contour_count * share * robust / terms.contour_px**2
         gradient = self._world_gradient(midpoints[index], torch.cat([match.slope, match.outward])[:, None])
         rows, shared = self.kinematics.point_rows(view.skeleton, points.select(index), gradient)
@@ -390,7 +399,7 @@ class Registration:
         P = len(observed)
         residual = samples.normals - normalize(observed, dim=-1)
         length = residual.norm(dim=-1)
-        robust = _robust_weight(length, terms.normal_scale) * samples.facing.clamp(0.0, 1.0) * valid
+        robust = geman_mcclure_weight(length, terms.normal_scale) * samples.facing.clamp(0.0, 1.0) * valid
         weight = terms.normal_count / P * robust / terms.normal**2
         sliding = self._world_gradient(samples.uvz, -self._normal_slope(view.frame, samples.pixels))
         slid, shared = self.kinematics.point_rows(view.skeleton, samples.points, sliding)
@@ -437,7 +446,7 @@ class Registration:
                 continue
             residual = seen.value - colours[seen.index]
             figures["colour"].append(float(residual.abs().mean()))
-            robust = _robust_weight(residual.norm(dim=-1), terms.colour_scale)
+            robust = geman_mcclure_weight(residual.norm(dim=-1), terms.colour_scale)
             weight = terms.colour_count / len(residual) * robust / terms.colour**2
             gradient = self._world_gradient(seen.uvz, seen.slope)
             rows, shared = self.kinematics.point_rows(seen.skeleton, points.select(seen.index), gradient)
@@ -470,9 +479,9 @@ class Registration:
     def _add_prior(self, system: NormalEquations, estimate: Poses, bumps: Bumps | None) -> None:
         """The given poses, the given body shape or the surface as it stands, whichever may move."""
         terms, given = self.terms, self.given
-        relative = _relative_rotation(estimate.poses, given.poses)
+        relative = relative_rotation(estimate.poses, given.poses)
         residual = torch.cat([relative.flatten(1), estimate.trans - given.trans], -1)
-        trusted = _robust_weight(relative.norm(dim=-1), np.deg2rad(PLAINLY_WRONG_DEGREES)).repeat_interleave(3, 1)
+        trusted = geman_mcclure_weight(relative.norm(dim=-1), np.deg2rad(PLAINLY_WRONG_DEGREES)).repeat_interleave(3, 1)
         weight = torch.full_like(residual, 1.0 / terms.trans_m**2)
         weight[:, :-3] = trusted / np.deg2rad(terms.pose_degrees) ** 2
         system.diagonal += torch.diag_embed(weight)
@@ -488,15 +497,14 @@ class Registration:
             system.shared += torch.diag(weight)
             system.shared_right -= weight * offset
 
-    def _pinned(self, poses: np.ndarray, trans: Tensor, free_surface: bool) -> tuple[np.ndarray, Tensor]:
+    def _pinned(self, poses: Tensor, trans: Tensor, free_surface: bool) -> tuple[Tensor, Tensor]:
         """Poses and translations without what the surface cannot tell apart from its own shape.
 
         A change of mean depth is undone by scaling the surface. Where the surface is free, a constant turn of a joint
         in its own frame, or a constant shift of the body in the root's, is undone by moving it. The anchor decides
         these: its median stays.
         """
-        anchor = Rotation.from_rotvec(self.anchor.poses.reshape(-1, 3).double().cpu().numpy())
-        current = Rotation.from_rotvec(poses)
+        anchor, current = rotations(self.anchor.poses), rotations(poses)
         J = len(self.kinematics.parents)
         change = (trans - self.anchor.trans).double().cpu().numpy()
         if free_surface:
@@ -509,17 +517,13 @@ class Registration:
         for first, last in self.clips:
             depth[first:last] = np.median(depth[first:last])
         change -= depth[:, None] * forward
-        return current.as_rotvec(), self.anchor.trans + torch.from_numpy(change).to(trans)
+        vectors = torch.from_numpy(current.as_rotvec()).to(poses).view_as(poses)
+        return vectors, self.anchor.trans + torch.from_numpy(change).to(trans)
 
     def _apply(self, estimate: Poses, step: Tensor, shared_step: Tensor, free_surface: bool) -> Poses:
         J = len(self.kinematics.parents)
-        turn = step[:, :-3].view(-1, J, 3)
-        turn = turn * (0.3 / turn.norm(dim=-1, keepdim=True).clamp_min(0.3))
-        moved = Rotation.from_rotvec(turn.reshape(-1, 3).double().cpu().numpy()) * Rotation.from_rotvec(
-            estimate.poses.reshape(-1, 3).double().cpu().numpy()
-        )
-        vectors, trans = self._pinned(moved.as_rotvec(), estimate.trans + step[:, -3:], free_surface)
-        poses = torch.from_numpy(vectors).to(estimate.poses).view_as(estimate.poses)
+        moved = turned(estimate.poses, step[:, :-3].view(-1, J, 3))
+        poses, trans = self._pinned(moved, estimate.trans + step[:, -3:], free_surface)
         result = replace(estimate, poses=poses, trans=trans)
         if len(shared_step):
             K = len(estimate.betas)
@@ -540,22 +544,10 @@ def _agreed_colours(sightings: list[_Sighting], count: int, scale: float, passes
     for _ in range(passes):
         total = values.new_zeros(count, 3).index_add_(0, index, weight * values)
         colours = total / values.new_zeros(count, 1).index_add_(0, index, weight).clamp_min(1e-6)
-        weight = trust * _robust_weight((values - colours[index]).norm(dim=-1), scale)[:, None]
+        weight = trust * geman_mcclure_weight((values - colours[index]).norm(dim=-1), scale)[:, None]
     return colours
 
 
 def _mix(barycentrics: Tensor, corners: Tensor, values: Tensor) -> Tensor:
     """Vertex values ``[V, ...]`` at points with ``barycentrics [P, 3]`` on faces with vertices ``corners [P, 3]``."""
     return torch.einsum("pk,pk...->p...", barycentrics, values[corners])
-
-
-def _robust_weight(residual: Tensor, scale: float) -> Tensor:
-    """Weight of iteratively reweighted least squares for Geman-McClure, one at zero."""
-    return 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2) ** 2
-
-
-def _relative_rotation(poses: Tensor, reference: Tensor) -> Tensor:
-    """Rotation vectors that turn ``reference`` into ``poses``, ``[N, J, 3]``."""
-    here = Rotation.from_rotvec(poses.reshape(-1, 3).double().cpu().numpy())
-    there = Rotation.from_rotvec(reference.reshape(-1, 3).double().cpu().numpy())
-    return torch.from_numpy((here * there.inv()).as_rotvec()).to(poses).view_as(poses)

@@ -94,7 +94,8 @@ def test_a_wrong_limb_comes_back(scene, joint, angle):
     wrong = replace(exact, poses=turned(exact.poses, joint, angle * sign * torch.tensor([[0.6, 0.0, 0.8]])))
     limb = {4: 7, 16: 18, 18: 20}[joint]
     before = (joints(body, wrong) - joints(body, exact))[:, limb].norm(dim=-1)
-    after = (joints(body, run(scene, wrong, 12)) - joints(body, exact))[:, limb].norm(dim=-1)
+    # Sweeps see other samples each; whether half as many do depends on rounding.
+    after = (joints(body, run(scene, wrong, 24)) - joints(body, exact))[:, limb].norm(dim=-1)
     assert after.mean() < 0.4 * before.mean()
 
 
