@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from selfrecon_warp.benchmarks.bench_sparse_grid import fewest_queries, queries_alone, resolution
-from selfrecon_warp.benchmarks.harness import BACKWARD, FORWARD, Benchmark, Bound, Case, Prepared, main, timed
+from selfrecon_warp.benchmarks.harness import BACKWARD, FORWARD, Benchmark, Bound, Case, Only, Prepared, main, timed
 from selfrecon_warp.benchmarks.scenes import LATTICES, body_distance, box, dense_field
 from selfrecon_warp.kernels import marching_cubes as warp_op
 from selfrecon_warp.kernels.reference import marching_cubes as reference
@@ -90,6 +90,16 @@ def pytorch3d(case: Case, _direction: str, device: torch.device) -> Prepared:
     return Prepared(lambda: marching_cubes(values[None], 0.0), megabytes(values))
 
 
+def diso(case: Case, direction: str, device: torch.device) -> Prepared | None:
+    """The differentiable marching cubes of that name, of the values at all nodes."""
+    from diso import DiffMC
+
+    if case["way"] == "extraction":
+        return None
+    extract, values = DiffMC(dtype=torch.float32).to(device), given_values(resolution(case), device)
+    return timed(lambda v: extract(v, None, normalize=False)[0], [values], direction)
+
+
 def scikit_image(case: Case, _direction: str, device: torch.device) -> Prepared:
     """Marching cubes of the values at all nodes."""
     from skimage.measure import marching_cubes
@@ -119,6 +129,7 @@ BENCHMARK = Benchmark(
         "ours, fresh buffers": fresh,
         "torch": torch_reference,
         "pytorch3d": pytorch3d,
+        "diso": Only("cuda", diso),
         "scikit-image": scikit_image,
     },
     items=lambda case: (fewest_queries(resolution(case)), "needed values"),

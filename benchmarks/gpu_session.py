@@ -2,10 +2,11 @@
 
 ``python benchmarks/gpu_session.py [--minutes 25] [--out FOLDER] [--only STEP ...] [--plan]``: the CUDA tests of the
 kernels, ``selfrecon bench --quick``, the whole job with ``fast``, the full ``selfrecon bench``, the other CUDA tests,
-and the whole job with the published networks. Each step's exit code, seconds, last lines and what it measured go to
-``FOLDER/gpu_session.json`` as soon as the step ends, and benchmarks save row by row, so that a session cut short loses
-nothing. A step that succeeded is not repeated: where no command may run for the whole time, call this again with the
-same folder. Tests run in several processes, for most of their time goes into compiling kernels.
+and the whole job with ``quality`` and with the published networks. Each step's exit code, seconds, last lines and what
+it measured go to ``FOLDER/gpu_session.json`` as soon as the step ends, and benchmarks save row by row, so that a
+session cut short loses nothing. A step that succeeded is not repeated: where no command may run for the whole time,
+call this again with the same folder. Tests run in several processes, for most of their time goes into compiling
+kernels.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def steps(folder: Path) -> list[Step]:
     return [
         Step("tests of the kernels", 6.0, kernel_tests(kernels)),
         writing("bench --quick", 4.0, bench, "kernels_cuda_quick.json", "--quick"),
-        writing("fast", 5.0, job, "pipeline_cuda.json", "--config", "fast"),
+        writing("fast", 5.0, job, "pipeline_cuda.json", "--config", "fast", "--size", "1080"),
         writing("bench", 10.0, bench, "kernels_cuda.json"),
         Step("other tests", 4.0, kernel_tests(others)),
+        writing("quality", 10.0, job, "pipeline_cuda_quality.json", "--config", "quality", "--size", "1080"),
         writing("selfrecon", 25.0, job, "pipeline_cuda_selfrecon.json", "--config", "selfrecon"),
     ]
 

@@ -327,6 +327,10 @@ def _volume(dtype: torch.dtype) -> dict[str, Any]:
     return {"volume": _random(dtype, 3, 4, 2, 2), "points": _random(dtype, 5, 3, seed=1) - 0.5, **box(dtype)}
 
 
+def _channel(dtype: torch.dtype) -> dict[str, Any]:
+    return _volume(dtype) | {"volume": _random(dtype, 3, 4, 2, 1)}
+
+
 def _ball(points: Tensor) -> Tensor:
     return points.norm(dim=-1) - 0.55
 
@@ -642,6 +646,14 @@ CALLS = {
         _volume,
         {"volume": "X Y Z C", "points": "P 3", **_BOX},
         order=2,
+        constants=("lower", "upper"),
+        converted=("lower", "upper"),
+        rows="P",
+    ),
+    "grid_sample/channel": Call(
+        grid_sample,
+        _channel,
+        {"volume": "X Y Z C", "points": "P 3", **_BOX},
         constants=("lower", "upper"),
         converted=("lower", "upper"),
         rows="P",

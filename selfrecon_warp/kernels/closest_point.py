@@ -31,12 +31,11 @@ from selfrecon_warp.kernels.internal.box_tree import (
     in_order,
     is_finite,
     join,
-    lanes_of,
     mask_within,
     push_children,
     tree_inputs,
 )
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, scalars, vec3s
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, lanes_of, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 

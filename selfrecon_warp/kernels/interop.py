@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ SCALAR = {torch.float32: wp.float32, torch.float64: wp.float64}
 VEC2 = {torch.float32: wp.vec2f, torch.float64: wp.vec2d}
 VEC3 = {torch.float32: wp.vec3f, torch.float64: wp.vec3d}
 VEC4 = {torch.float32: wp.vec4f, torch.float64: wp.vec4d}
+VEC4I = wp.types.vector(4, wp.int32)
 MAT33 = {torch.float32: wp.mat33f, torch.float64: wp.mat33d}
 LANE = {
     width: {
         torch.float32: wp.types.vector(width, wp.float32),
         torch.float64: wp.types.vector(width, wp.float64),
     }
-    for width in (1, 2, 4, 8)
+    for width in (1, 2, 4, 8, 16)
 }
 MAT34 = {
     torch.float32: wp.types.matrix((3, 4), wp.float32),
@@ -40,6 +42,7 @@ SPLIT_GRAIN = 4096
 _SETTLED: dict[tuple[Any, ...], Any] = {}
 _VIEW = type(wp.from_torch(torch.empty(1), return_ctype=True))
 """What a tensor is to a kernel: a pointer, a shape and strides, here with the ``dtype`` as well."""
+_NOTHING = _VIEW()
 
 
 def launch(
@@ -47,6 +50,9 @@ def launch(
 ) -> None:
     """Launch on the device and stream that own ``like``; nothing to do when ``dim`` holds a zero."""
     if 0 in dim:
+        return
+    if not (like.is_cuda or adjoint):
+        _recorded(kernel, dim, [*inputs, *outputs]).launch()
         return
     device = wp.device_from_torch(like.device)
     stream = wp.stream_from_torch(like.device) if like.is_cuda else None
@@ -80,7 +86,7 @@ def launch_split(
         axis: Dimension whose rows are shared out.
         grain: Fewest rows a thread is given.
     """
-    _launch_parts(kernel, like, dim, inputs, [outputs] * split_parts(like, dim[axis], grain), axis)
+    launch_parts(kernel, like, dim, inputs, [outputs] * split_parts(like, dim[axis], grain), axis)
 
 
 def scatter_split(
@@ -92,7 +98,7 @@ def scatter_split(
     *,
     view: Callable[[Tensor], Any] | None = None,
     outputs: tuple[Any, ...] = (),
-    in_order: bool = False,
+    parts: int = 0,
     grain: int = SPLIT_GRAIN,
 ) -> Tensor:
     """What the rows of a kernel add up to; on the CPU several threads share the rows, each with a sum of its own.
@@ -107,40 +113,51 @@ def scatter_split(
         shape: Of the sum.
         view: How the kernel sees the sum; as a row of 3-vectors where absent.
         outputs: Outputs before the last, each entry of which is written by one row only.
-        in_order: Leave the CPU's rows to one thread, for sums that are the same whatever the number of threads, and
-            where the sum is larger than what is added to it.
+        parts: Sums that a CPU makes, if there are rows enough, whatever the number of threads: then the result does not
+            depend on it. As many as there are threads where 0.
         grain: Fewest rows a thread is given.
     """
-    sums = [cleared(like, *shape) for _ in range(1 if in_order else split_parts(like, rows, grain))]
+    count = split_parts(like, rows, grain) if parts == 0 or like.is_cuda else max(1, min(parts, -(-rows // grain)))
+    sums = [cleared(like, *shape) for _ in range(count)]
     view = view or (lambda part: vec3s(part.view(-1, 3)))
-    _launch_parts(kernel, like, (rows,), inputs, [[*outputs, view(part)] for part in sums], 0)
+    launch_parts(kernel, like, (rows,), inputs, [[*outputs, view(part)] for part in sums])
     total = sums[0]
     for part in sums[1:]:  # there is but one on a GPU; NumPy's sum leaves no threads of torch's spinning
         np.add(total.numpy(), part.numpy(), out=total.numpy())
     return total
 
 
-def _launch_parts(
-    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[list[Any]], axis: int
+def launch_parts(
+    kernel: Any, like: Tensor, dim: tuple[int, ...], inputs: list[Any], outputs: list[list[Any]], axis: int = 0
 ) -> None:
-    """Launch as many parts of the rows as there are outputs, side by side."""
-    threads = len(outputs)
-    if threads == 1:
+    """Launch as many parts of the rows as there are outputs, one after the other or, on a CPU, in threads side by side.
+
+    The kernel is one of :func:`launch_split`'s but for outputs of the part's own, to which its rows may add.
+
+    Args:
+        kernel: Its first parameter is ``first: wp.int32``; ``inputs`` holds the others.
+        like: Tensor whose device and stream are used.
+        dim: Threads of the whole launch.
+        inputs: All inputs but the first.
+        outputs: Outputs of each part.
+        axis: Dimension whose rows are shared out.
+    """
+    parts = len(outputs)
+    if parts == 1:
         launch(kernel, like, dim, [0, *inputs], outputs[0])
         return
-    device = wp.device_from_torch(like.device)
-    kernel = _settled(kernel, [0, *inputs, *outputs[0]], dim, device)
-    bounds = [dim[axis] * k // threads for k in range(threads + 1)]
-
-    def part(k: int) -> Any:
-        share = (*dim[:axis], bounds[k + 1] - bounds[k], *dim[axis + 1 :])
-        return wp.launch(
-            kernel, share, [bounds[k], *inputs], outputs[k], device=device, record_tape=False, record_cmd=True
-        )
-
-    parts = [part(k) for k in range(threads)]  # recorded by one thread: two must not resolve types or compile at once
-    others = [_threads(threads - 1).submit(each.launch) for each in parts[1:]]
-    parts[0].launch()
+    bounds = [dim[axis] * k // parts for k in range(parts + 1)]
+    shares = [(*dim[:axis], bounds[k + 1] - bounds[k], *dim[axis + 1 :]) for k in range(parts)]
+    arguments = [[bounds[k], *inputs, *outputs[k]] for k in range(parts)]
+    threads = split_parts(like, parts, 1)
+    if threads == 1:
+        for share, given in zip(shares, arguments, strict=True):
+            launch(kernel, like, share, given, [])
+        return
+    # recorded by one thread: two must not resolve types or compile at once
+    commands = [_recorded(kernel, shares[k], arguments[k], k) for k in range(parts)]
+    others = [_threads(threads - 1).submit(each.launch) for each in commands[1:]]
+    commands[0].launch()
     for other in others:
         other.result()
 
@@ -174,13 +191,68 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="selfrecon-warp")
 
 
+class _Command:
+    """A launch on a CPU that is recorded once and given other arguments each time, in half the time of a new one.
+
+    What it was given is let go of after each launch, for tensors live as long as views of them.
+    """
+
+    def __init__(self, kernel: Any, dim: tuple[int, ...], arguments: list[Any]) -> None:
+        device = wp.get_device("cpu")
+        settled = _settled(kernel, arguments, dim, device)
+        arguments = [_stand_in(each) for each in arguments]
+        self._launch = wp.launch(settled, dim, arguments, device=device, record_tape=False, record_cmd=True)
+        self._dim = dim
+        self._arrays = [n for n, each in enumerate(arguments) if isinstance(each, wp.array)]
+
+    def prepare(self, dim: tuple[int, ...], arguments: list[Any]) -> _Command:
+        """Take arguments of the types that it was recorded with."""
+        if dim != self._dim:
+            self._launch.set_dim(dim)
+            self._dim = dim
+        for n, each in enumerate(arguments):
+            if type(each) is _VIEW or type(each) is int:
+                self._launch.set_param_at_index_from_ctype(n, each)
+            elif each is not None:
+                self._launch.set_param_at_index(n, each)
+        return self
+
+    def launch(self) -> None:
+        self._launch.launch()
+        for n in self._arrays:
+            self._launch.set_param_at_index_from_ctype(n, _NOTHING)
+
+
+class _Commands(threading.local):
+    """The commands of one thread, by kernel, types of the arguments and part of the rows."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[tuple[Any, ...], _Command] = {}
+
+
+_COMMANDS = _Commands()
+
+
+def _recorded(kernel: Any, dim: tuple[int, ...], arguments: list[Any], part: int = 0) -> _Command:
+    """The calling thread's command for arguments of these types, ready to launch."""
+    key = kernel, part, _types(arguments)
+    command = _COMMANDS.recorded.get(key)
+    if command is None:
+        command = _COMMANDS.recorded[key] = _Command(kernel, dim, arguments)
+    return command.prepare(dim, arguments)
+
+
+def _types(arguments: list[Any]) -> tuple[Any, ...]:
+    return tuple([(each.dtype, each.ndim) if type(each) is _VIEW else type(each) for each in arguments])
+
+
 def _settled(kernel: Any, arguments: list[Any], dim: tuple[int, ...], device: Any, **adjoint: Any) -> Any:
     """The kernel to launch with arguments of these types, which Warp has checked when they were met first.
 
     Views are passed to Warp as they are, and it takes them at their word.
     """
     given = [*arguments, *adjoint.get("adj_inputs", ()), *adjoint.get("adj_outputs", ())]
-    types = tuple([(each.dtype, each.ndim) if isinstance(each, _VIEW) else type(each) for each in given])
+    types = _types(given)
     settled = _SETTLED.get((kernel, types))
     if settled is None:
         arguments = [_stand_in(each) for each in arguments]
@@ -223,9 +295,33 @@ def _view(tensor: Tensor | None, dtypes: dict[torch.dtype, Any]) -> Any:
     if tensor is None or tensor.numel() == 0:
         return None
     dtype = dtypes[tensor.dtype]
-    view = wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)
-    view.dtype = dtype
+    layout = _layout(dtype, tensor.element_size(), tensor.shape, tensor.stride())
+    if layout is None:
+        return wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)  # says what is wrong
+    view = _VIEW.from_buffer_copy(layout)
+    view.data, view.dtype, view.owner = tensor.data_ptr(), dtype, tensor
     return view
+
+
+@lru_cache(maxsize=1024)
+def _layout(dtype: Any, size: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> bytes | None:
+    """All of a view but where its data begin, kept for it takes longest to make; ``None`` if there is no such view.
+
+    Args:
+        dtype: What the kernel takes an entry for.
+        size: Bytes of a number.
+        shape: Of the tensor.
+        steps: Numbers from one entry of each axis to the next.
+    """
+    inner = getattr(dtype, "_shape_", ())
+    outer = len(shape) - len(inner)
+    strides = tuple(size * step for step in steps)
+    if inner:
+        packed = steps[-1] == 1 and (len(inner) == 1 or steps[-2] == inner[1])
+        if not packed or shape[outer:] != inner:
+            return None
+        shape, strides = shape[:outer] or (1,), strides[:outer] or (size,)
+    return bytes(_VIEW(0, 0, len(shape), shape, strides))
 
 
 @cache
@@ -244,6 +340,11 @@ def scalars(tensor: Tensor | None) -> Any:
 def ints(tensor: Tensor | None) -> Any:
     """View ``[...]`` int32 or int64 values as Warp integers."""
     return _view(tensor, {torch.int32: wp.int32, torch.int64: wp.int64})
+
+
+def bits(tensor: Tensor | None) -> Any:
+    """View ``[...]`` int64 values as Warp integers without a sign."""
+    return _view(tensor, {torch.int64: wp.uint64})
 
 
 def bools(tensor: Tensor | None) -> Any:
@@ -266,9 +367,19 @@ def vec3is(tensor: Tensor | None) -> Any:
     return _view(tensor, {torch.int32: wp.vec3i})
 
 
+def vec2is(tensor: Tensor | None) -> Any:
+    """View ``[..., 2]`` int32 as Warp vectors."""
+    return _view(tensor, {torch.int32: wp.vec2i})
+
+
 def vec4s(tensor: Tensor | None) -> Any:
     """View ``[..., 4]`` as Warp vectors."""
     return _view(tensor, VEC4)
+
+
+def vec4is(tensor: Tensor | None) -> Any:
+    """View ``[..., 4]`` int32 as Warp vectors."""
+    return _view(tensor, {torch.int32: VEC4I})
 
 
 def mat33s(tensor: Tensor | None) -> Any:
@@ -284,6 +395,11 @@ def mat34s(tensor: Tensor | None) -> Any:
 def mat44s(tensor: Tensor | None) -> Any:
     """View ``[..., 4, 4]`` as Warp matrices."""
     return _view(tensor, MAT44)
+
+
+def lanes_of(tensor: Tensor) -> Any:
+    """View ``[..., width]`` as Warp vectors of that width: 1, 2, 4, 8 or 16."""
+    return _view(tensor, LANE[tensor.shape[-1]])
 
 
 def lanes(tensor: Tensor, channels: int) -> Any:

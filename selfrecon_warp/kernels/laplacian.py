@@ -28,18 +28,18 @@ from torch.autograd.function import once_differentiable
 
 from selfrecon_warp.kernels.internal.area_vector import add_at_face, edge_rows, face_rows, frame_of
 from selfrecon_warp.kernels.internal.mesh_frames import (
+    SUMS,
     as_frames,
     given_faces,
     given_topology,
     optional_rows,
-    pairs,
     recorded,
     require_vertices,
     rows,
     total,
     vertex_sums,
 )
-from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, scatter_split, vec3is
+from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, scatter_split, vec2is, vec3is
 from selfrecon_warp.kernels.topology import MeshTopology
 
 METHODS = ("uniform", "cot", "cotcurv")
@@ -197,7 +197,7 @@ def _cotangent_weights(vertices: Tensor, faces: Tensor, cotangents: Tensor, area
         count,
         inputs,
         shape,
-        in_order=True,
+        parts=SUMS,
         view=lambda part: scalars(part.view(-1)),
     )
 
@@ -206,7 +206,7 @@ def _differences(values: Tensor, table: Tensor, cotangents: Tensor | None, scale
     """``scale sum_j w_ij (x_j - x_i)``, ``[B, V, 3]``: over the edges with uniform weights, or over the faces."""
     inputs = [rows(values), values.shape[1]]
     if cotangents is None:
-        kernel, inputs = uniform_differences_kernel, [*inputs, pairs(table)]
+        kernel, inputs = uniform_differences_kernel, [*inputs, vec2is(table)]
     else:
         kernel, inputs = cotangent_differences_kernel, [*inputs, vec3is(table), rows(cotangents)]
     return vertex_sums(kernel, values, len(values) * len(table), [*inputs, scalars(scale)])

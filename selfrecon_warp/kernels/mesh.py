@@ -36,12 +36,11 @@ from selfrecon_warp.kernels.internal.mesh_frames import (
     as_frames,
     given_faces,
     given_topology,
-    pairs,
     require_vertices,
     rows,
     vertex_sums,
 )
-from selfrecon_warp.kernels.interop import launch_split, scalars, vec3is
+from selfrecon_warp.kernels.interop import launch_split, scalars, vec2is, vec3is
 from selfrecon_warp.kernels.topology import MeshTopology
 
 wp.set_module_options({"enable_backward": False})
@@ -274,7 +273,7 @@ class _EdgeLengths(torch.autograd.Function):
     def forward(ctx: Any, vertices: Tensor, edges: Tensor) -> Tensor:
         ctx.save_for_backward(vertices, edges)
         lengths = vertices.new_empty(len(vertices), len(edges))
-        inputs = [rows(vertices), vertices.shape[1], pairs(edges)]
+        inputs = [rows(vertices), vertices.shape[1], vec2is(edges)]
         launch_split(edge_lengths_kernel, vertices, (lengths.numel(),), inputs, [scalars(lengths.view(-1))])
         return lengths
 
@@ -282,7 +281,7 @@ class _EdgeLengths(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_lengths: Tensor) -> tuple[Tensor, None]:
         vertices, edges = ctx.saved_tensors
-        inputs = [rows(vertices), vertices.shape[1], pairs(edges), scalars(grad_lengths.contiguous().view(-1))]
+        inputs = [rows(vertices), vertices.shape[1], vec2is(edges), scalars(grad_lengths.contiguous().view(-1))]
         count = grad_lengths.numel()
         return vertex_sums(edge_lengths_vjp_kernel, vertices, count, inputs), None
 

@@ -21,9 +21,9 @@ from selfrecon_warp.kernels.internal.area_vector import (
 )
 from selfrecon_warp.kernels.internal.mesh_frames import (
     as_frames,
+    given_sides,
     given_topology,
     optional_rows,
-    pairs,
     recorded,
     require_vertices,
     rows,
@@ -31,8 +31,8 @@ from selfrecon_warp.kernels.internal.mesh_frames import (
     total,
     vertex_sums,
 )
-from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, vec3is
-from selfrecon_warp.kernels.topology import MeshTopology
+from selfrecon_warp.kernels.interop import SCALAR, ints, launch_split, scalars, vec2is, vec3is
+from selfrecon_warp.kernels.topology import LinkedSides, MeshTopology
 
 wp.set_module_options({"enable_backward": False})
 
@@ -151,7 +151,7 @@ class _LossEdgeLength(torch.autograd.Function):
         count = len(vertices) * len(edges)
         terms = vertices.new_empty(count)
         number = SCALAR[vertices.dtype]
-        inputs = [rows(vertices), vertices.shape[1], pairs(edges), number(target), number(1.0 / count)]
+        inputs = [rows(vertices), vertices.shape[1], vec2is(edges), number(target), number(1.0 / count)]
         kernel, values = loss_edge_length_kernel, scalars(terms)
         if wanted:
             ctx.save_for_backward(vertex_sums(kernel, vertices, count, inputs, (values,)))
@@ -170,8 +170,8 @@ class _LossNormalConsistency(torch.autograd.Function):
     """The gradient of the area vectors is made beside the value, while the neighbours are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, vertices: Tensor, topology: MeshTopology, least: float, wanted: bool) -> Tensor:
-        faces, (B, V) = topology.faces, vertices.shape[:2]
+    def forward(ctx: Any, vertices: Tensor, sides: MeshTopology | LinkedSides, least: float, wanted: bool) -> Tensor:
+        faces, (B, V) = sides.faces, vertices.shape[:2]
         count = B * len(faces)
         directions, lengths = vertices.new_empty(1, count, 3), vertices.new_empty(count)
         number = SCALAR[vertices.dtype]
@@ -179,8 +179,8 @@ class _LossNormalConsistency(torch.autograd.Function):
         launch_split(face_directions_kernel, vertices, (count,), inputs, [rows(directions), scalars(lengths)])
         terms = vertices.new_empty(count)
         grad = torch.empty_like(directions) if wanted else None
-        inputs = [ints(faces.view(-1)), ints(topology.next_side), rows(directions), scalars(lengths)]
-        inputs += [number(least), number(1.0 / (B * topology.pair_count))]
+        inputs = [ints(faces.view(-1)), ints(sides.next_side), rows(directions), scalars(lengths)]
+        inputs += [number(least), number(1.0 / (B * sides.pair_count))]
         outputs = [scalars(terms), optional_rows(grad, vertices)]
         launch_split(loss_normal_consistency_kernel, vertices, (count,), inputs, outputs)
         ctx.save_for_backward(vertices, faces, grad)
@@ -246,7 +246,7 @@ def loss_normal_consistency(vertices: Tensor, faces: Tensor | MeshTopology, leas
     require_vertices(vertices)
     if not 0 <= least_area < float("inf"):
         raise ValueError(f"least_area must be finite and not negative, got {least_area}")
-    topology, frames = given_topology(vertices, faces), as_frames(vertices)
-    if 0 in (len(frames), topology.pair_count):
+    sides, frames = given_sides(vertices, faces), as_frames(vertices)
+    if 0 in (len(frames), sides.pair_count):
         return frames[:, :0].sum()
-    return _LossNormalConsistency.apply(frames, topology, 2.0 * least_area, recorded(vertices))
+    return _LossNormalConsistency.apply(frames, sides, 2.0 * least_area, recorded(vertices))

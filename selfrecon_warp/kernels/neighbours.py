@@ -116,7 +116,13 @@ def nearest_neighbours(
     require_like("queries", queries, points=points)
     cloud_counts("query_lengths", query_lengths, queries)
     cloud_counts("point_lengths", point_lengths, points)
-    squared, index = PointTree(points, point_lengths, copy=False).nearest(queries, count, query_lengths)
+    found = PointTree(points, point_lengths, copy=False).nearest(queries, count, query_lengths)
+    return _differentiable(queries, points, found)
+
+
+def _differentiable(queries: Tensor, points: Tensor, found: Neighbours) -> Neighbours:
+    """Neighbours whose distances have a gradient, where one may be asked for."""
+    squared, index = found
     if torch.is_grad_enabled() and (queries.requires_grad or points.requires_grad):
         inputs = (as_clouds(x) for x in (queries, points, squared, index))
         squared = _SquaredDistance.apply(*inputs).view_as(squared)
@@ -177,12 +183,18 @@ def chamfer_distance(
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
-    first_counts = cloud_counts("first_lengths", first_lengths, first)
-    second_counts = cloud_counts("second_lengths", second_lengths, second)
-    ways = [(first, second, first_counts, second_counts, first_normals, second_normals)]
-    if not one_way:
-        ways.append((second, first, second_counts, first_counts, second_normals, first_normals))
-    parts = [_one_way(*way, squared, oriented, point_reduction == "mean") for way in ways]
+    clouds = as_clouds(first), as_clouds(second)
+    counts = cloud_counts("first_lengths", first_lengths, first), cloud_counts("second_lengths", second_lengths, second)
+    normals = tuple(None if each is None else as_clouds(each) for each in (first_normals, second_normals))
+    if one_way:
+        nearest = [PointTree(clouds[1], counts[1], copy=False).nearest(clouds[0], 1, counts[0])]
+    else:
+        trees = [PointTree(*cloud, copy=False) for cloud in zip(clouds, counts, strict=True)]
+        nearest = [trees[1].nearest_to_points_of(trees[0]), trees[0].nearest_to_points_of(trees[1])]
+    parts = []
+    for found in nearest:
+        parts.append(_one_way(*clouds, found, counts[0], *normals, squared, oriented, point_reduction == "mean"))
+        clouds, counts, normals = clouds[::-1], counts[::-1], normals[::-1]
     distance, disagreement = (
         None if column[0] is None else _over_batch(sum(column), batch_reduction, first.dim() == 2)
         for column in zip(*parts, strict=True)
@@ -193,8 +205,8 @@ def chamfer_distance(
 def _one_way(
     source: Tensor,
     target: Tensor,
+    found: Neighbours,
     source_counts: Tensor,
-    target_counts: Tensor,
     source_normals: Tensor | None,
     target_normals: Tensor | None,
     squared: bool,
@@ -202,8 +214,7 @@ def _one_way(
     mean: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Distance and disagreement of normals of each source cloud to its target, ``[B]``."""
-    source, target = as_clouds(source), as_clouds(target)
-    distance, index = (x[..., 0] for x in nearest_neighbours(source, target, 1, source_counts, target_counts))
+    distance, index = (x[..., 0] for x in _differentiable(source, target, found))
     if not squared:
         positive = distance > 0
         distance = torch.where(positive, torch.where(positive, distance, 1).sqrt(), 0)
@@ -215,9 +226,7 @@ def _one_way(
     if target.shape[1] == 0:
         return total, torch.where(kept, 1, source.new_zeros(())).sum(1) / shares
     chosen = index.clamp(min=0)[..., None].expand(-1, -1, 3)
-    cosine = torch.nn.functional.cosine_similarity(
-        as_clouds(source_normals), as_clouds(target_normals).gather(1, chosen), dim=2, eps=1e-6
-    )
+    cosine = torch.nn.functional.cosine_similarity(source_normals, target_normals.gather(1, chosen), dim=2, eps=1e-6)
     disagreement = torch.where(index >= 0, 1 - (cosine if oriented else cosine.abs()), 1)
     return total, torch.where(kept, disagreement, 0).sum(1) / shares
 

@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -46,6 +45,7 @@ from selfrecon_warp.kernels.internal.rasterize_kernels import (
 )
 from selfrecon_warp.kernels.internal.triangle import NEAR as NEAR
 from selfrecon_warp.kernels.interop import (
+    bits,
     clear,
     cleared,
     ints,
@@ -96,7 +96,7 @@ def _draw(
     for start in range(0, B, len(keys)) if len(keys) else ():
         frames = slice(start, min(start + len(keys), B))
         some = vertices[frames]
-        nearest = wp.from_torch(clear(keys[: len(some)]).view(-1), dtype=wp.uint64)
+        nearest = bits(clear(keys[: len(some)]).view(-1))
         inputs = [vec3s(some.view(-1, 3)), vec3is(faces), len(some), V, height, width, cull_backfaces, parts]
         launch_split(draw_faces_kernel, vertices, (parts, len(faces)), inputs, [nearest, ints(faulty)], grain=1)
         if start == 0 and faulty.item():
@@ -174,7 +174,7 @@ class _LocatePixels(torch.autograd.Function):
         inputs += [vec3s(grad_barycentrics.contiguous()), scalars(grad_depth.contiguous())]
         rows = len(pixels) if len(faces) else 0
         kernel = locate_pixels_vjp_kernel
-        return scatter_split(kernel, vertices, rows, inputs, vertices.shape, in_order=True), *[None] * 4
+        return scatter_split(kernel, vertices, rows, inputs, vertices.shape, parts=1), *[None] * 4
 
 
 class _Interpolate(torch.autograd.Function):

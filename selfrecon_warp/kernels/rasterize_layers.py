@@ -31,7 +31,7 @@ from selfrecon_warp.kernels.internal.triangle import (
     signed_area,
     weights_vjp,
 )
-from selfrecon_warp.kernels.interop import ints, launch_split, scalars, scatter_split, vec3is, vec3s
+from selfrecon_warp.kernels.interop import bits, ints, launch_split, scalars, scatter_split, vec3is, vec3s
 
 
 class Layers(NamedTuple):
@@ -216,7 +216,7 @@ class _RasterizeLayers(torch.autograd.Function):
                 cull_backfaces=cull_backfaces,
             )
             keys, counts = select_layers(tiles, height, width, K, radius, perspective, clip)
-            inputs = [vec3s(vertices.view(-1, 3)), vec3is(faces), V, wp.from_torch(keys, dtype=wp.uint64)]
+            inputs = [vec3s(vertices.view(-1, 3)), vec3is(faces), V, bits(keys)]
             inputs += [ints(counts), height, width, perspective, clip]
             outputs = [ints(face_index.view(-1, K)), vec3s(barycentrics.view(-1, K, 3))]
             outputs += [scalars(depth.view(-1, K)), scalars(distance.view(-1, K))]

@@ -6,23 +6,27 @@ closed mesh has two sides, one on a border has one, and any number may come toge
 have no edges.
 
 Every table is sorted, so results are the same on every device and in every run. Sides are filed under their lower
-vertex and sorted in place, each list by one thread: time grows with the number of faces, and a vertex of very many
-faces holds up the rest.
+vertex, on a CPU by several threads into stretches of their own, and sorted in place, each list by one thread: time
+grows with the number of faces, and a vertex of very many faces holds up the rest.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_range
-from selfrecon_warp.kernels.interop import cleared, ints, launch, launch_split, vec3is
+from selfrecon_warp.kernels.interop import cleared, ints, launch, launch_parts, launch_split, split_parts, vec3is
 
 wp.set_module_options({"enable_backward": False})
+
+MOST_PARTS = 4
+"""Most threads that file sides, each with counts of its own."""
 
 
 class MeshTopology(NamedTuple):
@@ -50,6 +54,7 @@ def has_edges(face: wp.vec3i):
 
 @wp.kernel
 def count_sides_kernel(
+    first: wp.int32,
     given: wp.array2d[Any],  # [F, 3]
     # outputs
     faces: wp.array[wp.vec3i],  # [F]
@@ -57,7 +62,7 @@ def count_sides_kernel(
     wrong: wp.array[wp.int32],  # [1] number of faces with an index out of range
 ):
     """Number of sides filed under each vertex, and the faces as 32-bit indices."""
-    f = wp.tid()
+    f = wp.tid() + first
     least = wp.min(given[f, 0], wp.min(given[f, 1], given[f, 2]))
     greatest = wp.max(given[f, 0], wp.max(given[f, 1], given[f, 2]))
     if least < type(least)(0) or greatest >= type(least)(count.shape[0]):
@@ -71,6 +76,22 @@ def count_sides_kernel(
         wp.atomic_add(count, wp.min(face[2], face[0]), 1)
 
 
+@wp.kernel
+def share_lists_kernel(
+    first: wp.int32,
+    start: wp.array[wp.int32],  # [V + 1]
+    # outputs
+    count: wp.array2d[wp.int32],  # [parts, V] becomes where each part's entries begin
+):
+    """Give each part of the faces a stretch of each vertex's list."""
+    i = wp.tid() + first
+    begin = wp.int32(start[i])
+    for part in range(count.shape[0]):
+        end = begin + count[part, i]
+        count[part, i] = begin
+        begin = end
+
+
 @wp.func
 def file_side(side: wp.int32, a: wp.int32, b: wp.int32, end: wp.array[wp.int32], keys: wp.array[wp.int64]):
     """File a side under its lower vertex."""
@@ -80,14 +101,15 @@ def file_side(side: wp.int32, a: wp.int32, b: wp.int32, end: wp.array[wp.int32],
 
 @wp.kernel
 def file_sides_kernel(
+    first: wp.int32,
     faces: wp.array[wp.vec3i],  # [F]
-    end: wp.array[wp.int32],  # [V] next free entry of each vertex
     # outputs
+    end: wp.array[wp.int32],  # [V] next free entry of each vertex
     keys: wp.array[wp.int64],  # [3 F] upper vertex, then side
     next_side: wp.array[wp.int32],  # [3 F] written where there is no edge
 ):
     """File every side under its lower vertex."""
-    f = wp.tid()
+    f = wp.tid() + first
     face = faces[f]
     if has_edges(face):
         file_side(3 * f, face[0], face[1], end, keys)
@@ -206,11 +228,10 @@ def write_edges_kernel(
 def count_neighbours_kernel(
     edges: wp.array2d[wp.int32],  # [E, 2]
     # outputs
-    count: wp.array[wp.int32],  # [V]
+    count: wp.array[wp.int32],  # [V] holds those with a greater index
 ):
-    e = wp.tid()
-    wp.atomic_add(count, edges[e, 0], 1)
-    wp.atomic_add(count, edges[e, 1], 1)
+    """Add the neighbours with a lower index."""
+    wp.atomic_add(count, edges[wp.tid(), 1], 1)
 
 
 def _starts(count: Tensor) -> Tensor:
@@ -219,6 +240,55 @@ def _starts(count: Tensor) -> Tensor:
     start[0] = 0
     torch.cumsum(count, 0, dtype=count.dtype, out=start[1:])
     return start
+
+
+class LinkedSides(NamedTuple):
+    """What a topology is made of, and all that losses over pairs of faces need."""
+
+    faces: Tensor
+    """``[F, 3]`` int32 vertex indices."""
+    start: Tensor
+    """``[V + 1]`` int32 where each vertex's list begins."""
+    keys: Tensor
+    """``[3 F]`` int64 upper vertex and first side of each edge, from the front of its lower vertex's list."""
+    edge_count: Tensor
+    """``[V]`` int32 edges whose lower vertex this is."""
+    next_side: Tensor
+    """``[3 F]`` int32, as in :class:`MeshTopology`."""
+    pair_count: int
+    """As in :class:`MeshTopology`."""
+
+
+def link_sides(faces: Tensor, vertex_count: int) -> LinkedSides:
+    """Sort the sides by edge, without writing the edges down; arguments and errors are those of ``mesh_topology``."""
+    F, V = require_shapes(faces=(faces, "F 3"))["F"], vertex_count
+    if V < 0:
+        raise ValueError(f"vertex_count must not be negative, got {V}")
+    require_indices("faces", faces, faces=faces)
+    given = faces.contiguous()
+    faces = torch.empty_like(given, dtype=torch.int32)
+    parts = min(split_parts(faces, F), MOST_PARTS)
+    count, wrong, edge_count = cleared(faces, parts, V), cleared(faces, parts), cleared(faces, V)
+    outputs = [[vec3is(faces), ints(count[part]), ints(wrong[part : part + 1])] for part in range(parts)]
+    launch_parts(count_sides_kernel, faces, (F,), [ints(given)], outputs)
+    if int(wrong.sum()):
+        require_range("faces", given, 0, V)
+    start = _starts(count[0] if parts == 1 else torch.from_numpy(count.numpy().sum(0, dtype=np.int32)))
+    keys = torch.empty(3 * F, dtype=torch.int64, device=faces.device)
+    next_side = faces.new_empty(3 * F)
+    pair_count = cleared(faces, V, dtype=torch.int64)
+    vertices = (V if F else 0,)
+    launch_split(share_lists_kernel, faces, vertices, [ints(start)], [ints(count)])
+    outputs = [[ints(count[part]), ints(keys), ints(next_side)] for part in range(parts)]
+    launch_parts(file_sides_kernel, faces, (F,), [vec3is(faces)], outputs)
+    outputs = [ints(keys), ints(edge_count), ints(pair_count), ints(next_side)]
+    launch_split(link_sides_kernel, faces, vertices, [ints(start)], outputs)
+    return LinkedSides(faces, start, keys, edge_count, next_side, _sum(pair_count))
+
+
+def _sum(count: Tensor) -> int:
+    """Sum of many counts; on a CPU by NumPy, which leaves no threads of torch's spinning."""
+    return int(count.sum() if count.is_cuda else count.numpy().sum())
 
 
 def mesh_topology(faces: Tensor, vertex_count: int) -> MeshTopology:
@@ -234,30 +304,13 @@ def mesh_topology(faces: Tensor, vertex_count: int) -> MeshTopology:
     Raises:
         ValueError: A shape, dtype or index disagrees; the message names the argument.
     """
-    F, V = require_shapes(faces=(faces, "F 3"))["F"], vertex_count
-    if V < 0:
-        raise ValueError(f"vertex_count must not be negative, got {V}")
-    require_indices("faces", faces, faces=faces)
-    given = faces.contiguous()
-    faces = torch.empty_like(given, dtype=torch.int32)
-    count, wrong, edge_count = (cleared(faces, n) for n in (V, 1, V))
-    launch(count_sides_kernel, faces, (F,), [ints(given)], [vec3is(faces), ints(count), ints(wrong)])
-    if int(wrong):
-        require_range("faces", given, 0, V)
-    start = _starts(count)
-    keys = torch.empty(3 * F, dtype=torch.int64, device=faces.device)
-    next_side = faces.new_empty(3 * F)
-    pair_count = cleared(faces, V, dtype=torch.int64)
-    vertices = (V if F else 0,)
-    launch(file_sides_kernel, faces, (F,), [vec3is(faces), ints(start[:-1].clone())], [ints(keys), ints(next_side)])
-    outputs = [ints(keys), ints(edge_count), ints(pair_count), ints(next_side)]
-    launch_split(link_sides_kernel, faces, vertices, [ints(start)], outputs)
+    faces, start, keys, edge_count, next_side, pair_total = link_sides(faces, vertex_count)
     edge_start = _starts(edge_count)
-    edge_total, pair_total = torch.stack([edge_start[-1].long(), pair_count.sum()]).tolist()
+    edge_total = int(edge_start[-1])
     edges, edge_side = faces.new_empty(edge_total, 2), faces.new_empty(edge_total)
-    neighbour_count = cleared(faces, V)
+    neighbour_count = edge_count
     if edge_total:
         inputs = [ints(start), ints(keys), ints(edge_start)]
-        launch_split(write_edges_kernel, faces, vertices, inputs, [ints(edges), ints(edge_side)])
+        launch_split(write_edges_kernel, faces, (vertex_count,), inputs, [ints(edges), ints(edge_side)])
         launch(count_neighbours_kernel, faces, (edge_total,), [ints(edges)], [ints(neighbour_count)])
     return MeshTopology(faces, neighbour_count, edges, edge_side, next_side, pair_total)

@@ -8,6 +8,8 @@ import torch
 import warp as wp
 from kernel_calls import CALLS, differentiable, gradients, modules, tensors
 
+from selfrecon_warp.kernels import interop
+
 ARCHITECTURE = 80
 """Oldest GPU generation of the machines the suite is meant for; code for it runs on later ones."""
 
@@ -27,6 +29,7 @@ def launched() -> list[wp.Kernel]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("launch", "launch_tiled"):
             patch.setattr(wp, name, record(getattr(wp, name)))
+        patch.setattr(interop, "_COMMANDS", interop._Commands())  # what other tests launched is launched anew
         for call in CALLS.values():
             for dtype in (torch.float32, torch.float64):
                 arguments = call.make(dtype)

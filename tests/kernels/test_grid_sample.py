@@ -36,8 +36,9 @@ def test_matches_reference(device, channels):
     )
 
 
-def test_second_derivatives_match_reference(device):
-    volume, points = make_inputs(device, torch.float64)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_second_derivatives_match_reference(device, channels):
+    volume, points = make_inputs(device, torch.float64, channels)
     results = []
     for op in (grid_sample, reference.grid_sample):
         values = op(volume, points, *box(points))
@@ -79,8 +80,9 @@ def test_threads_do_not_change_the_result(threads, channels):
         assert torch.equal(alone, shared)
 
 
-def test_gradcheck(device):
-    volume, points = make_inputs(device, torch.float64, channels=2, points=4)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_gradcheck(device, channels):
+    volume, points = make_inputs(device, torch.float64, channels, points=4)
     sample = lambda v, p: grid_sample(v, p, *box(p))  # noqa: E731
     assert torch.autograd.gradcheck(sample, (volume, points))
     assert torch.autograd.gradgradcheck(sample, (volume, points))

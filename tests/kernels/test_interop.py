@@ -112,10 +112,22 @@ def test_cleared_memory_is_zero(device, shape):
 def test_sums_of_threads_are_one_sum(device, threads, rows, dtype):
     values = torch.randint(9, (rows,), device=device).to(dtype)  # sums of these are exact in any order
     expected = torch.stack([values[k::5].sum() for k in range(5)])
-    for count, in_order in ((1, False), (3, False), (3, True)):
+    for count, parts in ((1, 0), (3, 0), (3, 1), (1, 2), (2, 3), (3, 2)):
         threads(count)
         doubles = torch.empty_like(values)
-        options = {"view": scalars, "outputs": (scalars(doubles),), "in_order": in_order}
+        options = {"view": scalars, "outputs": (scalars(doubles),), "parts": parts}
         sums = scatter_split(add_remainders_kernel, values, rows, [scalars(values)], (5,), **options)
         assert torch.equal(sums, expected)
         assert torch.equal(doubles, values + values)
+
+
+def test_a_given_number_of_sums_rounds_alike_in_any_number_of_threads(device, threads):
+    values = torch.rand(3 * SPLIT_GRAIN + 4, device=device)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        outputs = (scalars(torch.empty_like(values)),)
+        options = {"view": scalars, "outputs": outputs, "parts": 2}
+        results.append(scatter_split(add_remainders_kernel, values, len(values), [scalars(values)], (5,), **options))
+    if device.type == "cpu":
+        assert all(torch.equal(each, results[0]) for each in results)

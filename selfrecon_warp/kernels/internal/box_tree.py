@@ -13,13 +13,14 @@ the lowest index below it; many equal points cost no more than one.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import warp as wp
 from torch import Tensor
 
-from selfrecon_warp.kernels.interop import SCALAR, SPLIT_GRAIN, ints, launch, launch_split, scalars, vec3s
+from selfrecon_warp.kernels.interop import SCALAR, SPLIT_GRAIN, ints, lanes_of, launch, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
@@ -36,11 +37,10 @@ NO_INDEX = wp.constant(2**31 - 1)
 LEFT_OUT = wp.constant(wp.int64(2**62))
 """Place on the curve of an item that is left out, after all others."""
 
-RUN = wp.constant(64)
-"""Points whose common box one thread finds."""
+RUN = 64
+"""Fewest points whose common box one thread finds."""
 
 STARTS = wp.types.vector(LEVELS, wp.int32)
-LANES = {width: {dtype: wp.types.vector(width, scalar) for dtype, scalar in SCALAR.items()} for width in (WIDTH, LEAF)}
 
 
 class BoxTree(NamedTuple):
@@ -109,6 +109,7 @@ def is_finite(p: Any):
 @wp.kernel
 def bound_runs_kernel(
     first: wp.int32,
+    run: wp.int32,
     points: wp.array2d[Any],  # [B, N] vec3
     lengths: wp.array[wp.int64],  # [B]
     # outputs
@@ -120,7 +121,7 @@ def bound_runs_kernel(
     infinity = type(corners[b, i, 0])(wp.inf)
     low = type(points[b, 0])(infinity)
     high = -low
-    for n in range(i * RUN, wp.min((i + 1) * RUN, wp.int32(lengths[b]))):
+    for n in range(i * run, wp.min((i + 1) * run, wp.int32(lengths[b]))):
         p = points[b, n]
         if is_finite(p):
             low = wp.min(low, p)
@@ -128,6 +129,27 @@ def bound_runs_kernel(
     for axis in range(3):
         corners[b, i, axis] = low[axis] / type(infinity)(2.0)
         corners[b, i, axis + 3] = high[axis] / type(infinity)(2.0)
+
+
+@wp.kernel
+def fit_curve_kernel(
+    corners: wp.array3d[Any],  # [B, runs, 6]
+    least: Any,
+    most: Any,
+    # outputs
+    lower: wp.array[Any],  # [B] vec3, halved
+    scale: wp.array[Any],  # [B] of halved coordinates
+):
+    """Cube that a cloud's curve fills, from the halved boxes of its runs."""
+    b = wp.tid()
+    low = lower.dtype(scale.dtype(wp.inf))
+    high = -low
+    for i in range(corners.shape[1]):
+        for axis in range(3):
+            low[axis] = wp.min(low[axis], corners[b, i, axis])
+            high[axis] = wp.max(high[axis], corners[b, i, axis + 3])
+    lower[b] = low
+    scale[b] = wp.min(type(least)(1048575.0) / wp.max(wp.max(high - low), least), most)
 
 
 @wp.kernel
@@ -206,16 +228,15 @@ def along_curve(points: Tensor, lengths: Tensor, turns: int = 3) -> tuple[Tensor
     B, N = points.shape[:2]
     keys = torch.empty(B, N, dtype=torch.int64, device=points.device)
     if points.numel() > 0:
-        runs = -(-N // RUN)
-        corners = points.new_empty(B, runs, 6)
-        inputs = [vec3s(points), ints(lengths)]
-        launch_split(bound_runs_kernel, points, (B, runs), inputs, [scalars(corners)], axis=1, grain=SPLIT_GRAIN // RUN)
-        lower = corners[..., :3].amin(1)
-        upper = corners[..., 3:].amax(1)
-        numbers = torch.finfo(points.dtype)
-        scale = ((2**20 - 1) / (upper - lower).amax(1).clamp(min=numbers.tiny)).clamp(max=numbers.max)
-        inputs += [vec3s(lower), scalars(scale), turns]
-        launch_split(curve_keys_kernel, points, (B, N), inputs, [ints(keys)], axis=1)
+        run = max(RUN, math.isqrt(N))  # as many runs as points in a run: one thread sees to all runs of a cloud
+        runs = -(-N // run)
+        corners, lower, scale = points.new_empty(B, runs, 6), points.new_empty(B, 3), points.new_empty(B)
+        inputs, cubes = [vec3s(points), ints(lengths)], [vec3s(lower), scalars(scale)]
+        grain = max(1, SPLIT_GRAIN // run)
+        launch_split(bound_runs_kernel, points, (B, runs), [run, *inputs], [scalars(corners)], axis=1, grain=grain)
+        numbers, number = torch.finfo(points.dtype), SCALAR[points.dtype]
+        launch(fit_curve_kernel, points, (B,), [scalars(corners), number(numbers.tiny), number(numbers.max)], cubes)
+        launch_split(curve_keys_kernel, points, (B, N), [*inputs, *cubes, turns], [ints(keys)], axis=1)
     if B == 1:  # a sort of one row alone is the faster call
         ordered, order = keys[0].sort(stable=True)
         return ordered[None], order[None]
@@ -279,12 +300,6 @@ def tree_inputs(tree: BoxTree) -> list[Any]:
     """The tree as the kernels take it: order, boxes, lowest indices, first node of each level, level of the leaves."""
     starts = STARTS(*(sum(tree.sizes[:level]) if level < len(tree.sizes) else 0 for level in range(LEVELS)))
     return [ints(tree.order), lanes_of(tree.boxes), ints(tree.least), starts, len(tree.sizes) - 1]
-
-
-def lanes_of(tensor: Tensor) -> Any:
-    """View ``[..., width]`` as Warp vectors."""
-    width = tensor.shape[-1]
-    return wp.from_torch(tensor.view(*tensor.shape[:-1], width), dtype=LANES[width][tensor.dtype], requires_grad=False)
 
 
 @wp.func

@@ -29,6 +29,7 @@ from selfrecon_warp.kernels.interop import (
     split_parts,
     vec3is,
     vec3s,
+    vec4is,
 )
 
 RUN = 4
@@ -383,7 +384,7 @@ def tile_faces(
     boxes = torch.empty(B * F, 4, dtype=torch.int32, device=vertices.device)
     extent = cleared(vertices, parts, 2, dtype=torch.int64)
     faulty = cleared(vertices, 1, dtype=torch.int32)
-    views = [lanes(records.view(-1, 12), 12), wp.from_torch(boxes, dtype=vec4i)]
+    views = [lanes(records.view(-1, 12), 12), vec4is(boxes)]
     distance = views[0].dtype._wp_scalar_type_(radius)
     inputs = [vec3s(vertices.view(-1, 3)), vec3is(faces), B, V, height, width, distance]
     inputs += [perspective_correct, cull_backfaces, share]

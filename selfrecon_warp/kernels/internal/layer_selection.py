@@ -25,7 +25,7 @@ from selfrecon_warp.kernels.internal.face_tiles import (
     weights_of_run,
 )
 from selfrecon_warp.kernels.internal.triangle import greatest, least
-from selfrecon_warp.kernels.interop import SCALAR, ints, lanes, launch_split
+from selfrecon_warp.kernels.interop import SCALAR, bits, ints, lanes, launch_split
 
 LAST = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))
 """Sorts behind every face."""
@@ -135,6 +135,6 @@ def select_layers(
     keys = torch.empty(len(counts), faces_per_pixel, dtype=torch.int64, device=records.device)
     inputs = [lanes(records.view(-1, 12), 12), ints(start), ints(entries), tiles.grid(height, width)]
     inputs += [SCALAR[records.dtype](radius), perspective, clip]
-    outputs = [wp.from_torch(keys, dtype=wp.uint64), ints(counts)]
+    outputs = [bits(keys), ints(counts)]
     launch_split(select_layers_kernel, records, (tiles.runs(height, width),), inputs, outputs, grain=256)
     return keys, counts

@@ -3,8 +3,9 @@
 Frames lie one behind the other: vertex ``i`` of frame ``b`` is row ``b V + i`` of what the kernels see, one thread a
 row; Warp's CPU backend unravels an index of two axes by division and reads arrays of two axes through strides.
 
-Faces and edges add to their vertices. On a CPU, such a launch stays in one thread: it takes a third of the time of
-gathering by vertex through a table of corners, and sums come in the same order whatever the number of threads.
+Faces and edges add to their vertices. On a CPU, such a launch makes two sums, of the first and of the second half of
+the faces, which are then added: in one thread it takes a third of the time of gathering by vertex through a table of
+corners, and the result is the same whatever the number of threads.
 
 Torch's worker threads spin for a while after every operation that it shares out, on the cores that the next launch is
 split over; so between the launches of one operation torch has nothing large to do.
@@ -21,11 +22,13 @@ from torch import Tensor
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.kernels.arguments import require_indices, require_like, triangles
 from selfrecon_warp.kernels.interop import VEC3, absent, launch_split, scalars, scatter_split, vec3s
-from selfrecon_warp.kernels.topology import MeshTopology, mesh_topology
+from selfrecon_warp.kernels.topology import LinkedSides, MeshTopology, link_sides, mesh_topology
 
 _BLOCK = wp.constant(256)
 _GRAIN = 64
 """Fewest blocks of a sum that a thread is given."""
+SUMS = 2
+"""Sums that the faces of a CPU's mesh add to, some each: as many threads share them."""
 
 wp.set_module_options({"enable_backward": False})
 
@@ -85,10 +88,26 @@ def given_topology(vertices: Tensor, faces: Tensor | MeshTopology) -> MeshTopolo
     Raises:
         ValueError: They do not fit the vertices; the message says how.
     """
+    if isinstance(faces, MeshTopology):
+        return _fitting(vertices, faces)
+    require_indices("vertices", vertices, faces=faces)
+    return mesh_topology(faces, vertices.shape[-2])
+
+
+def given_sides(vertices: Tensor, faces: Tensor | MeshTopology) -> MeshTopology | LinkedSides:
+    """The same without edges, for operations that need none.
+
+    Raises:
+        ValueError: They do not fit the vertices; the message says how.
+    """
+    if isinstance(faces, MeshTopology):
+        return _fitting(vertices, faces)
+    require_indices("vertices", vertices, faces=faces)
+    return link_sides(faces, vertices.shape[-2])
+
+
+def _fitting(vertices: Tensor, faces: MeshTopology) -> MeshTopology:
     V = vertices.shape[-2]
-    if not isinstance(faces, MeshTopology):
-        require_indices("vertices", vertices, faces=faces)
-        return mesh_topology(faces, V)
     require_indices("vertices", vertices, faces=faces.faces)
     found = len(faces.neighbour_count)
     if found != V:
@@ -118,13 +137,8 @@ def optional_rows(frames: Tensor | None, like: Tensor) -> Any:
 
 
 def vertex_sums(kernel: Any, vertices: Tensor, count: int, inputs: list[Any], outputs: tuple[Any, ...] = ()) -> Tensor:
-    """What the ``count`` faces or edges of all frames add to the vertices, ``[B, V, 3]``, in ascending order."""
-    return scatter_split(kernel, vertices, count, inputs, vertices.shape, outputs=outputs, in_order=True)
-
-
-def pairs(edges: Tensor) -> Any:
-    """View ``[E, 2]`` int32 as Warp vectors."""
-    return wp.from_torch(edges, dtype=wp.vec2i) if len(edges) else None
+    """What the ``count`` faces or edges of all frames add to the vertices, ``[B, V, 3]``."""
+    return scatter_split(kernel, vertices, count, inputs, vertices.shape, outputs=outputs, parts=SUMS)
 
 
 def total(terms: Tensor) -> Tensor:

@@ -29,18 +29,19 @@ from selfrecon_warp.kernels.internal.box_tree import (
     grow,
     in_order,
     join,
-    lanes_of,
     mask_within,
     push_children,
     tree_inputs,
 )
-from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, launch_split, scalars, vec3s
+from selfrecon_warp.kernels.interop import SPLIT_GRAIN, ints, lanes_of, launch_split, scalars, vec3s
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})  # box and point distances round alike
 
 
 RUN = 256
 """Queries that one thread of Warp's answers on a CPU, each from where the last one ended."""
+GRAIN = 1024
+"""Fewest queries a thread is given: half a millisecond's work."""
 
 
 class Neighbours(NamedTuple):
@@ -307,26 +308,35 @@ class PointTree:
             raise ValueError(f"count must be at least 1, got {count}")
         counts = cloud_counts("lengths", lengths, queries)
         clouds = as_clouds(queries.detach())
-        B, P = clouds.shape[:2]
-        shape = (*queries.shape[:-1], count)
+        found = self._found(clouds, *along_curve(clouds, counts), count)
+        return Neighbours(*(each.view(*queries.shape[:-1], count) for each in found))
+
+    def nearest_to_points_of(self, other: PointTree) -> Neighbours:
+        """The nearest point of each point of another tree of as many clouds, ``[B, P, 1]``, without sorting them."""
+        empty = other._points.new_empty(other._points.shape[:2], dtype=torch.int64)
+        keys, order = (empty, empty) if other._boxes is None else (other._boxes.keys, other._boxes.order)
+        return self._found(other._points, keys, order, 1)
+
+    def _found(self, queries: Tensor, keys: Tensor, order: Tensor, count: int) -> Neighbours:
+        """Neighbours ``[B, P, K]`` of contiguous clouds ``[B, P, 3]``, given how they lie along the curve."""
+        B, P = queries.shape[:2]
         tree = self.kernel_inputs()
-        if tree is None or clouds.numel() == 0:
-            nowhere = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
-            return Neighbours(clouds.new_full(shape, float("inf")), nowhere)
-        keys, order = along_curve(clouds, counts)  # before there are results: sorting needs room
-        inputs = [vec3s(in_order(clouds, order)), ints(order), ints(keys)]
-        squared = clouds.new_empty(B, P, count)
+        if tree is None or queries.numel() == 0:
+            nowhere = torch.full((B, P, count), -1, dtype=torch.int64, device=queries.device)
+            return Neighbours(queries.new_full((B, P, count), float("inf")), nowhere)
+        inputs = [vec3s(in_order(queries, order)), ints(order), ints(keys)]
+        squared = queries.new_empty(B, P, count)
         index = torch.empty(B, P, count, dtype=torch.int64, device=queries.device)
         outputs = [scalars(squared), ints(index)]
         if count == 1:
             run = 1 if queries.is_cuda else RUN
             inputs = [run, *inputs, *tree[1:]]
             dim = B, -(-P // run)
-            launch_split(nearest_kernel, queries, dim, inputs, outputs, axis=1, grain=SPLIT_GRAIN // run)
+            launch_split(nearest_kernel, queries, dim, inputs, outputs, axis=1, grain=max(1, GRAIN // run))
         else:
             inputs += [*tree, not queries.is_cuda]
-            launch_split(nearest_few_kernel, queries, (B, P), inputs, outputs, axis=1)
-        return Neighbours(squared.view(shape), index.view(shape))
+            launch_split(nearest_few_kernel, queries, (B, P), inputs, outputs, axis=1, grain=GRAIN)
+        return Neighbours(squared, index)
 
 
 def as_clouds(tensor: Tensor, dimensions: int = 3) -> Tensor:

@@ -36,6 +36,7 @@ from selfrecon_warp.kernels.internal.layer_selection import select_layers
 from selfrecon_warp.kernels.internal.triangle import least
 from selfrecon_warp.kernels.interop import (
     SCALAR,
+    bits,
     ints,
     lanes,
     launch_split,
@@ -314,4 +315,4 @@ def _launch_inputs(options: tuple[bool, int, Any, float, float], records: Tensor
         start, entries = lists
         return [shown, ints(start), ints(entries), grid, scalar(radius), scalar(1 / sigma)]
     keys, counts = lists
-    return [shown, wp.from_torch(keys, dtype=wp.uint64), ints(counts), grid, scalar(1 / sigma)]
+    return [shown, bits(keys), ints(counts), grid, scalar(1 / sigma)]

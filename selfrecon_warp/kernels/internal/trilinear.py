@@ -28,6 +28,7 @@ from selfrecon_warp.kernels.internal.trilinear_kernels import (
     interpolate_kernel,
     jacobian_scatter_kernel,
     jacobian_slope_kernel,
+    scale_slopes_kernel,
     scatter_kernel,
     slope_kernel,
     slope_vjp_kernel,
@@ -114,11 +115,18 @@ def _whole(count: int, rows: int, device: torch.device) -> Tensor:
 
 
 class _Interpolate(torch.autograd.Function):
+    """One number a point comes with its slope, which costs less than to gather the corners again."""
+
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, levels: Levels) -> Tensor:
         ctx.save_for_backward(points, table)
         ctx.levels = levels
         channels = table.shape[1]
+        ctx.slopes = None
+        if points.requires_grad and len(levels.nodes) * channels == 1:
+            values, slopes = _jacobian(points, table, levels)
+            ctx.slopes = slopes.view(-1, 3)
+            return values
         values = cleared(points, len(points), len(levels.nodes) * channels)
         _gather(interpolate_kernel, points, [lanes(table, channels)], levels, [lanes(values, channels)])
         return values
@@ -126,7 +134,13 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
         points, table = ctx.saved_tensors
-        grad_points = _Slope.apply(points, table, grad_values, ctx.levels) if ctx.needs_input_grad[0] else None
+        grad_points = None
+        if ctx.needs_input_grad[0] and ctx.slopes is not None and not torch.is_grad_enabled():
+            grad_points = torch.empty_like(points)
+            inputs = [vec3s(ctx.slopes), scalars(grad_values.contiguous().view(-1))]
+            launch_split(scale_slopes_kernel, points, (len(points),), inputs, [vec3s(grad_points)])
+        elif ctx.needs_input_grad[0]:
+            grad_points = _Slope.apply(points, table, grad_values, ctx.levels)
         grad_table = _Scatter.apply(points, grad_values, table.shape, ctx.levels) if ctx.needs_input_grad[1] else None
         return grad_points, grad_table, None
 

@@ -123,6 +123,19 @@ def slope_kernel(
 
 
 @wp.kernel
+def scale_slopes_kernel(
+    first: wp.int32,
+    slopes: wp.array[Any],  # [P] vec3
+    grad_values: wp.array[Any],  # [P]
+    # outputs
+    grad_points: wp.array[Any],  # [P] vec3
+):
+    """What ``slope_kernel`` gives, from the slopes of the one value of each point."""
+    p = wp.tid() + first
+    grad_points[p] = grad_values[p] * slopes[p]
+
+
+@wp.kernel
 def slope_vjp_kernel(
     first: wp.int32,
     run: wp.int32,
