@@ -50,9 +50,10 @@ _SHAPES = {
     "face_texcoords": "F 3",
     "vertex_colours": "V 3",
     "light": "9 3",
+    "lamp": "2 3",
     "textured_light": "V 3",
 }
-_OPTIONAL = ("texcoords", "face_texcoords", "vertex_colours", "light", "textured_light")
+_OPTIONAL = ("texcoords", "face_texcoords", "vertex_colours", "light", "lamp", "textured_light")
 _INTEGERS = ("faces", "parents", "face_texcoords")
 
 
@@ -78,6 +79,8 @@ class RiggedMesh:
         vertex_colours: sRGB, ``[V, 3]`` uint8.
         light: The light the texture's photographs were taken in, by the normal in the capture's world, for red, green
             and blue, as ``asset/lighting.py`` has it, ``[9, 3]`` float32.
+        lamp: The lamp that casts shadows beside it: direction towards it, and its red, green and blue; zeros without
+            one; ``[2, 3]`` float32.
         textured_light: How much of it the texture holds at the vertices, 1 where it was taken out, ``[V, 3]`` float32.
 
     Raises:
@@ -100,6 +103,7 @@ class RiggedMesh:
     normal_map: np.ndarray | None = None
     vertex_colours: np.ndarray | None = None
     light: np.ndarray | None = None
+    lamp: np.ndarray | None = None
     textured_light: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.nn.functional import normalize
 from selfrecon_warp.asset.bake import bake_colours
 from selfrecon_warp.asset.deforming import posed_points
 from selfrecon_warp.asset.fill import fill_unseen, spread, spread_colours
-from selfrecon_warp.asset.lighting import find_light, lit
+from selfrecon_warp.asset.lighting import Casters, find_light
 from selfrecon_warp.asset.normal_map import encode_normals
 from selfrecon_warp.asset.photographs import edge_strength, photographs, relative_sharpness
 from selfrecon_warp.asset.rigged import AVATAR, RiggedMesh, rigged_mesh
@@ -24,6 +25,7 @@ from selfrecon_warp.asset.videoavatar import require_npz, write_videoavatar
 from selfrecon_warp.capture.dataset import Capture
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.kernels.closest_point import closest_point
+from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import load_fit
@@ -32,6 +34,8 @@ from selfrecon_warp.view.reconstruction import Reconstruction
 
 SIZES = (16, 8192)
 FACES = (100, 1_000_000)
+CASTER_FACES = 5_000
+"""Faces of the mesh that casts shadows."""
 PHOTOGRAPHS = 120
 """Frames whose pictures are looked at, at most: the sharpest of as many stretches of the capture."""
 
@@ -102,8 +106,9 @@ def texture_run(
 
         frames, images, masks, sharpness = _chosen_frames(fit.capture)
         task = progress.add_task("visibility", total=len(frames))
+        posed = posed_points(fit.avatar, vertices, frames)
         seen = photographs(
-            posed_points(fit.avatar, vertices, frames),
+            posed,
             faces,
             fit.avatar.camera,
             images.to(device),
@@ -111,13 +116,13 @@ def texture_run(
             sharpness.to(device),
             progress=lambda done: progress.update(task, completed=done),
         )
-        light = find_light(seen)
+        light = find_light(seen, _casters(fit.avatar, arrays, posed, frames))
         baking = progress.add_task("colours", total=len(texels.texel))
         colours, weights = bake_colours(
             texels,
             faces,
             seen,
-            lit(light.coefficients, seen.normals),
+            light.falling,
             spread(light.colours, light.weights, faces),
             progress=lambda done: progress.update(baking, completed=done),
         )
@@ -135,6 +140,7 @@ def texture_run(
             texture=_bytes(texels.image(colours)),
             normal_map=_bytes(texels.image(relief)),
             light=light.coefficients.cpu().numpy(),
+            lamp=light.lamp.cpu().numpy(),
             textured_light=kept.cpu().numpy(),
         )
     rigged.save(run.path / AVATAR)
@@ -152,6 +158,12 @@ def fine_normals(reconstruction: Reconstruction, points: Tensor) -> Tensor:
     corners = reconstruction.faces.long().index_select(0, face_index)
     mixed = sum((barycentrics[:, k : k + 1] * normals.index_select(0, corners[:, k]) for k in range(3)), points * 0)
     return normalize(mixed, dim=-1)
+
+
+def _casters(avatar: Avatar, arrays: tuple[np.ndarray, np.ndarray], posed: Tensor, frames: Sequence[int]) -> Casters:
+    """What casts shadows: the mesh with fewer faces still, posed like it."""
+    vertices, faces = (torch.from_numpy(array).to(posed.device) for array in simplified(*arrays, CASTER_FACES))
+    return Casters(posed, posed_points(avatar, vertices, frames), faces)
 
 
 def _mean_colours(colours: Tensor, texels: TexelMap, faces: Tensor, vertex_count: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from selfrecon_warp.asset.animate import AVATAR, painter_of
 from selfrecon_warp.asset.cloth_weights import cloth_weights
+from selfrecon_warp.asset.relit import relighting
 from selfrecon_warp.asset.rigged import RiggedMesh
 from selfrecon_warp.capture.ground_truth import GroundTruth, NovelPoses
 from selfrecon_warp.checks import require_shapes
@@ -39,8 +40,9 @@ from selfrecon_warp.view.metrics import (
     score_geometry,
     silhouette_iou,
 )
+from selfrecon_warp.view.painter import over
 from selfrecon_warp.view.reconstruction import Reconstruction
-from selfrecon_warp.view.render import Canvas, render_mask
+from selfrecon_warp.view.render import WHITE, Canvas, render_mask
 
 SUPERSAMPLE = 2
 ROWS = (
@@ -230,13 +232,14 @@ def _score(
 
 
 def _painted(textured: RiggedMesh, posed: Reconstruction, poses: Tensor, trans: Tensor) -> Callable[[int], np.ndarray]:
-    """Pictures of the textured avatar, pose by pose, from the capture's camera."""
+    """Pictures of the textured avatar, pose by pose, from the capture's camera and in the capture's light."""
     camera, device = posed.avatar.camera, posed.vertices.device
-    painter = painter_of(textured, device)
+    painter, relight = painter_of(textured, device), relighting(textured, device)
 
     def paint(frame: int) -> np.ndarray:
-        vertices = textured.posed(_numpy(poses[frame : frame + 1]), _numpy(trans[frame : frame + 1]))[0]
-        return painter.picture(torch.from_numpy(vertices).to(device), camera)
+        posed = textured.posed(_numpy(poses[frame : frame + 1]), _numpy(trans[frame : frame + 1]))[0]
+        vertices = torch.from_numpy(posed).to(device)
+        return over(painter.paint(vertices, camera, None if relight is None else relight(vertices)), WHITE)
 
     return paint
 

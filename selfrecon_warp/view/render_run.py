@@ -14,12 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from selfrecon_warp.asset.animate import AVATAR, painter_of
-from selfrecon_warp.asset.lighting import lit
+from selfrecon_warp.asset.relit import relighting
 from selfrecon_warp.asset.rigged import RiggedMesh, rigged_mesh
 from selfrecon_warp.asset.upright import upright
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.staging import replacing_file, replacing_folder
-from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import SavedFit, load_fit
 from selfrecon_warp.view.infer import SUPERSAMPLE, progress_bars
@@ -226,14 +225,13 @@ def _painting(
     painter = painter_of(avatar, device)
     if not lit_too:
         return lambda placed, _, shot, background: over(painter.paint(placed, shot.camera), background)
-    if avatar.light is None or avatar.textured_light is None:
+    relight = relighting(avatar, device)
+    if relight is None:
         raise RunError(f"{run.path / AVATAR}: holds no light; write it again with `selfrecon texture {run.path}`")
-    light, held = (torch.from_numpy(array).to(device) for array in (avatar.light, avatar.textured_light))
 
     def paint(placed: Tensor, turned: Tensor | None, shot: Shot, background: Background) -> np.ndarray:
-        normals = vertex_normals(placed, painter.faces)
-        world = normals if turned is None else normals @ turned[0]
-        return over(painter.paint(placed, shot.camera, lit(light, world) / held), background)
+        world = placed if turned is None else placed @ turned[0]
+        return over(painter.paint(placed, shot.camera, relight(world)), background)
 
     return paint
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from selfrecon_warp.asset.animate import painter_of
+from selfrecon_warp.asset.relit import relighting
 from selfrecon_warp.asset.rigged import RiggedMesh
 from selfrecon_warp.capture.ground_truth import GroundTruth
 from selfrecon_warp.capture.image_file import read_image
@@ -95,12 +96,14 @@ def _drawn(run: RunFolder, reconstruction: Reconstruction, frame: int) -> dict[s
 
 @torch.no_grad()
 def _textured(fit: SavedFit, mesh: RiggedMesh, frame: int) -> np.ndarray:
-    """The textured mesh as the fit deforms it, pose-dependent offset included."""
+    """The textured mesh as the fit deforms it, pose-dependent offset included, in the capture's light."""
     avatar = fit.avatar
     index = torch.tensor([frame], device=avatar.poses.device)
     vertices, weights = (torch.from_numpy(array).to(avatar.poses) for array in (mesh.vertices, mesh.weights))
     posed = avatar.deformation(vertices, avatar.codes[index], avatar.bones(index), weights)[0]
-    return over(painter_of(mesh, posed.device).paint(posed[0], avatar.camera), WHITE)
+    relight = relighting(mesh, posed.device)
+    light = None if relight is None else relight(posed[0])
+    return over(painter_of(mesh, posed.device).paint(posed[0], avatar.camera, light), WHITE)
 
 
 def _true(fit: SavedFit, truth: GroundTruth, frame: int) -> Sequence[tuple[str, np.ndarray, str]]:

@@ -1,13 +1,15 @@
 """The light of a capture on a ball whose light and colours are known."""
 
+import numpy as np
 import pytest
 import torch
 import turning_ball
 from turning_ball import camera, painted, pictures, psnr, turned
 
 from selfrecon_warp.asset.bake import bake_colours
-from selfrecon_warp.asset.lighting import find_light, harmonics, lit
+from selfrecon_warp.asset.lighting import Casters, find_light, harmonics, lit
 from selfrecon_warp.asset.photographs import photographs
+from selfrecon_warp.asset.shadows import reached
 from selfrecon_warp.surface.mesh import vertex_normals
 
 
@@ -81,3 +83,37 @@ def test_light_needs_nine_harmonics():
     assert harmonics(torch.eye(3)).shape == (3, 9)
     with pytest.raises(ValueError, match=r"coefficients must have shape \[9, 3\]"):
         lit(torch.zeros(4, 3), torch.eye(3))
+
+
+@pytest.fixture(scope="module")
+def shaded():
+    """A ball with a smaller one beside it, turning in the light of a lamp; both in one colour but for the shadows."""
+    vertices, faces = turning_ball.ball()
+    beside = vertices * 0.4 + np.array([0.0, 0.1, -0.85], np.float32)
+    both, index = np.concatenate((vertices, beside)), torch.from_numpy(np.concatenate((faces, faces + len(vertices))))
+    posed = turned(0.7 * both, 24)
+    lamp = torch.stack((torch.nn.functional.normalize(torch.tensor([-0.6, -0.4, -0.7]), dim=0), torch.full((3,), 0.6)))
+    even = torch.zeros(9, 3)
+    even[0] = 0.6
+    shares = reached(lamp[:1].expand(len(posed), 3), posed, index, posed)
+    light = lit(even, vertex_normals(posed, index), lamp, shares)
+    images, masks = pictures(posed, 0.5 * light, index)
+    return photographs(posed, index, camera(), images, masks), Casters(posed, posed, index), lamp, light
+
+
+def test_a_lamp_is_found_by_its_shadows(shaded):
+    seen, casters, lamp, light = shaded
+    found = find_light(seen, casters)
+    assert float(found.lamp[0] @ lamp[0]) > 0.98
+    assert (found.lamp[1] > 0.05).all()
+    plain = find_light(seen)
+    facing = seen.cosines > 0.4
+    spread = [float((each.falling / light)[facing].std()) for each in (found, plain)]
+    assert spread[0] < spread[1]
+
+
+def test_no_lamp_is_made_up_where_light_is_smooth(scene):
+    index, seen, _, _ = scene
+    posed = turned(turning_ball.ball()[0], 16)
+    found = find_light(seen, Casters(posed, posed, index))
+    assert not found.lamp.any()

@@ -180,3 +180,16 @@ def test_the_command_draws(run, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["render", str(run.path), "--what", "normals", "--frames", "0:1", "--out", "n"])
     assert result.exit_code == 0, result.output
     assert "1 pictures: n" in result.stdout
+
+
+def test_a_lamp_lights_its_side_alone(run, tmp_path):
+    lamp_too = Path(shutil.copytree(run.path, tmp_path / "run"))
+    lamp = np.float32([[-1.0, 0.0, 0.0], [0.3, 0.3, 0.3]])
+    replace(RiggedMesh.load(lamp_too / "avatar"), lamp=lamp).save(lamp_too / "avatar")
+    for folder in (run.path, lamp_too):
+        render_run(RunFolder.open(folder), "lit", tmp_path / folder.parent.name, CPU, frames=(0, 1))
+    plain, more = (stored(tmp_path / f.parent.name / "000000.png").astype(int) for f in (run.path, lamp_too))
+    gain = (more - plain).max(-1)
+    assert gain.min() == 0
+    assert gain.max() > 30
+    assert ((gain > 0) & (plain.min(-1) < 250)).sum() < 0.8 * (plain.min(-1) < 250).sum()
