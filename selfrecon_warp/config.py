@@ -205,6 +205,15 @@ class MethodConfig(Section):
     distance_tolerance: float = Field(1e-3, gt=0, description="field value at which a ray has converged [m]")
     angle_tolerance: float = Field(4.0, gt=0, description="angle off the ray at which it has converged [half pixels]")
     implicit_gradient: bool = Field(True, description="let the rays' points move with every parameter")
+    follow_points: bool = Field(
+        False,
+        description="let that gradient see a perceptron's feature and normal and the deformation's Jacobian change "
+        "where the points move, not their position alone",
+    )
+    published_scales: bool = Field(
+        False,
+        description="colours' differences on a range of 2, weighted normals by their number and not by their weights",
+    )
     view_gradient: bool = Field(False, description="let the colours move the deformation through the view direction")
     pulled_vertices: int | None = Field(4096, ge=1, description="explicit vertices of the pull term; null for all")
     regularised_vertices: int = Field(

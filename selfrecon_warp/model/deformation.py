@@ -183,9 +183,8 @@ class Deformation(nn.Module):
     def with_jacobian(self, points: Tensor, codes: Tensor, bones: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posed positions ``[B, R, 3]``, their derivative by canonical position and the offset's, ``[B, R, 3, 3]``.
 
-        The points ``[B, R, 3]`` are treated as constants: differentiable in codes, bones and the offset's parameters.
+        Differentiable in the points ``[B, R, 3]``, codes, bones and the offset's parameters.
         """
-        points = points.detach()
         displacement, offset_jacobian = self.offset.with_jacobian(points, codes)
         moved = points + displacement
         offset_jacobian = offset_jacobian + torch.eye(3, dtype=points.dtype, device=points.device)

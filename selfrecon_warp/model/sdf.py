@@ -43,7 +43,8 @@ class CanonicalSdf(nn.Module, ABC):
     def sample(self, points: Tensor) -> SdfSample:
         """Value, gradient and feature at canonical points ``[P, 3]``, each differentiable in the parameters.
 
-        The points themselves are treated as constants: the intersection's own derivative carries their motion.
+        The points themselves are treated as constants: the intersection's own derivative carries their motion. A
+        perceptron's sample is differentiable in points that require it.
         """
 
 
@@ -99,10 +100,13 @@ class MlpSdf(CanonicalSdf):
 
     def sample(self, points: Tensor) -> SdfSample:
         """See the interface."""
+        learning = torch.is_grad_enabled()
         with torch.enable_grad():
-            leaf = points.detach().requires_grad_()
-            value, feature = self._evaluate(leaf)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf, create_graph=torch.is_grad_enabled())
+            followed = points if learning and points.requires_grad else points.detach().requires_grad_()
+            value, feature = self._evaluate(followed)
+            (gradient,) = torch.autograd.grad(value.sum(), followed, create_graph=learning)
+        if not learning:
+            value, feature = value.detach(), feature.detach()
         return SdfSample(value, gradient, feature)
 
 

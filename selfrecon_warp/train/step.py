@@ -148,7 +148,8 @@ def _drawn(
     vertices, weights = (mesh.vertices, mesh.weights) if index is None else (mesh.vertices[index], mesh.weights[index])
     posed, displacement = avatar.deformation(vertices, codes, bones, weights)
     if method.posed_consistency:
-        displacement = posed - skin_points(vertices, weights, bones)
+        here = avatar.deformation.skinning_weights(vertices)
+        displacement = posed - skin_points(vertices, here, bones)
     return avatar.camera.project(posed), displacement
 
 
@@ -219,22 +220,27 @@ def _implicit_branch(
     clips: list[tuple[int, int]],
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Colour, normals and regularisers at the rays' exact meeting points with the deformed surface."""
+    """Colour, normals and regularisers at the rays' exact meeting points with the deformed surface.
+
+    With ``method.follow_points`` colour and normals have been differentiated at fixed points by the time it returns,
+    and what is returned carries their derivative by the points instead.
+    """
     weights = stage.losses
     frames, codes, bones = rays.frames, avatar.codes[rays.frames], avatar.bones(rays.frames)
     B, R = rays.pixels.shape[:2]
-    directions = avatar.camera.rays(rays.pixels.float())
+    directions = avatar.camera.rays(rays.pixels.to(rays.start))
     centre = avatar.camera.centre()
     hit = _solve(avatar, rays.start, directions, centre, codes, bones, stage, method)
 
-    sample = avatar.sdf.sample(hit.points.view(-1, 3))
+    follow = method.follow_points and method.implicit_gradient
+    solved = hit.points.detach().requires_grad_(follow)
+    sample = avatar.sdf.sample(solved.view(-1, 3))
     value, gradient = sample.value.view(B, R) + stage.shrink, sample.gradient.view(B, R, 3)
-    posed, jacobian, offset_jacobian = avatar.deformation.with_jacobian(hit.points, codes, bones)
-    points, regular = attach_implicit_gradient(
+    posed, jacobian, offset_jacobian = avatar.deformation.with_jacobian(solved, codes, bones)
+    moving, regular = attach_implicit_gradient(
         hit.points, value, gradient.detach(), posed, jacobian.detach(), directions, centre
     )
-    if not method.implicit_gradient:
-        points = points.detach()
+    points = moving if method.implicit_gradient and not follow else solved
     valid = (hit.converged & regular).float()
     row = frames[:, None].expand(B, R)
     u, v = rays.pixels.unbind(-1)
@@ -245,19 +251,28 @@ def _implicit_branch(
         towards = canonical_directions(jacobian, directions, method.view_gradient)
         flat_points, towards, flat_normals = (x.reshape(-1, 3) for x in (points, towards, normals))
         colour = avatar.colours(flat_points, towards, flat_normals, sample.feature, row.flatten()).view(B, R, 3)
-        terms["colour"] = loss_colour(colour, observations.images[row, v, u].float() / 255.0, valid)
+        terms["colour"] = loss_colour(colour, observations.images[row, v, u].to(jacobian) / 255.0, valid)
+        if method.published_scales:
+            terms["colour"] = 2.0 * terms["colour"]
     if weights.normal > 0:
-        observed = observations.normals[row, v, u].float() / 127.0
-        trust = valid * (observed.norm(dim=-1) > 0.5).float()
+        observed = observations.normals[row, v, u].to(jacobian) / 127.0
+        seen = valid * (observed.norm(dim=-1) > 0.5).float()
+        trust = seen
         if method.weighted_normals:
             inverse, _ = inverse_3x3(jacobian.detach())
             posed_normal = F.normalize((inverse.transpose(-1, -2) @ gradient.detach()[..., None])[..., 0], dim=-1)
             trust = trust * (-(posed_normal * directions.detach()).sum(-1)).clamp(0.0, 1.0) ** 2
         terms["normal"] = loss_normal(gradient, jacobian, observed, trust)
-    terms |= regulariser_terms(avatar, mesh, hit.points, offset_jacobian, codes, stage, method, clips, generator)
-    total = hit.points.new_zeros(())
-    for name, term in terms.items():
-        total = total + getattr(weights, name) * term
+        if method.published_scales:
+            terms["normal"] = terms["normal"] * trust.sum() / seen.sum().clamp_min(1.0)
+    total = sum((getattr(weights, name) * term for name, term in terms.items()), hit.points.new_zeros(()))
+    if follow and total.requires_grad:
+        total.backward(retain_graph=True)
+        assert solved.grad is not None
+        total = (moving * solved.grad).sum()
+    regular_terms = regulariser_terms(avatar, mesh, hit.points, offset_jacobian, codes, stage, method, clips, generator)
+    total = sum((getattr(weights, name) * term for name, term in regular_terms.items()), total)
+    terms |= regular_terms
     figures = {name: term.detach() for name, term in terms.items()}
     singular = (~regular).float().mean()
     return total, {**figures, "converged": hit.converged.float().mean(), "singular": singular}

@@ -6,6 +6,7 @@ from capture_files import default_body, write_capture
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import load_config
+from selfrecon_warp.train import step
 from selfrecon_warp.train.fit import Fit
 from selfrecon_warp.train.progress import FitProgress
 
@@ -60,6 +61,14 @@ def test_every_stage_runs_and_its_losses_fall(capture, name):
     assert mean("converged", terms) > 0.5
 
 
+def test_the_small_configuration_keeps_the_published_losses_and_their_forms():
+    published, small = load_config("selfrecon"), load_config("selfrecon_small")
+    assert [stage.losses for stage in small.stages] == [stage.losses for stage in published.stages]
+    assert small.registration == published.registration
+    sizes = {"regularised_vertices", "distance_tolerance", "lean", "lean_vertices", "lean_points"}
+    assert small.method.model_dump(exclude=sizes) == published.method.model_dump(exclude=sizes)
+
+
 def test_a_stage_takes_hold_at_the_next_extraction(capture):
     settings = load_config("selfrecon", [*SMALL, "stages.coarse.iterations=4", "stages.coarse.remesh_period=6"])
     fit, progress = Fit(capture, default_body(), settings, CPU), FitProgress([])
@@ -72,6 +81,21 @@ def test_a_stage_takes_hold_at_the_next_extraction(capture):
         batches.append(waiting - len(fit.waiting))
     assert standing == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (1, 1), (1, 2)]
     assert batches == [3, 3, 3, 3, 2, 2, 2, 2]
+
+
+def test_vertices_that_moved_count_as_unmoved_by_an_offset_of_zero(capture):
+    settings = load_config("selfrecon", SMALL)
+    fit, progress = Fit(capture, default_body(), settings, CPU), FitProgress([])
+    fit.prepare(progress)
+    fit.remesh(settings.stages[0])
+    avatar, mesh = fit.avatar, fit.mesh
+    with torch.no_grad():
+        for parameter in avatar.deformation.offset.network.last.parameters():
+            parameter.zero_()
+        mesh.vertices += 0.05 * torch.randn_like(mesh.vertices)
+        frames = torch.tensor([0, 3])
+        _, displacement = step._drawn(avatar, mesh, avatar.codes[frames], avatar.bones(frames), settings.method)
+    assert float(displacement.abs().max()) < 1e-6
 
 
 def test_debugging_leaves_meshes_and_masks(capture, tmp_path):
