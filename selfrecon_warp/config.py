@@ -91,6 +91,15 @@ class RegistrationConfig(Section):
     body_sweeps: int = Field(7, ge=0, description="sweeps on the naked body, before there is a clothed surface")
     rigid_body_sweeps: int = Field(3, ge=0, description="how many of them leave body shape and joints alone")
     body_contour_count: float = Field(30.0, ge=0, description="as contour_count, while the surface is the naked body")
+    body_contour_inside: float = Field(
+        0.1, ge=0, le=1, description="as contour_inside, while the surface is the naked body, which clothes widen"
+    )
+    body_normal_scale: float = Field(
+        0.12, gt=0, description="as normal_scale, while the surface is the naked body: cloth has other normals"
+    )
+    contour_inside: float = Field(
+        1.0, ge=0, le=1, description="trust in outlines that lie inside the mask, by that in outlines outside of it"
+    )
     contour_scale_px: float = Field(3.0, gt=0, description="Geman-McClure scale of the contour term [px]")
     normal_scale: float = Field(0.4, gt=0, description="Geman-McClure scale of the normal term")
     colour_scale: float = Field(0.1, gt=0, description="Geman-McClure scale of the colour term")

@@ -132,12 +132,17 @@ class Fit:
     def _body_sweep(self, estimate: Poses, sweep: int) -> Sweep:
         settings = self.config.registration
         with_shape = sweep >= settings.rigid_body_sweeps
+        trust = {
+            "contour_count": settings.body_contour_count,
+            "contour_inside": settings.body_contour_inside,
+            "contour_scale_px": BODY_SCALES_PX[min(sweep, len(BODY_SCALES_PX) - 1)],
+            "normal_scale": settings.body_normal_scale,
+        }
         return self.registration.sweep(
             estimate,
             body_surface(self.body, estimate, self.config.model.canonical_pose, with_shape),
             generator=self.generator,
-            contour_count=settings.body_contour_count,
-            contour_scale_px=BODY_SCALES_PX[min(sweep, len(BODY_SCALES_PX) - 1)],
+            terms=settings.model_copy(update=trust),
             solve_shared=with_shape,
             free_surface=False,
         )

@@ -223,8 +223,7 @@ class Registration:
         surface: RegistrationSurface,
         *,
         generator: torch.Generator,
-        contour_count: float | None = None,
-        contour_scale_px: float | None = None,
+        terms: RegistrationConfig | None = None,
         solve_shared: bool = False,
         free_surface: bool = True,
         colour_points: int = 0,
@@ -236,8 +235,7 @@ class Registration:
             estimate: Where to linearise.
             surface: Canonical mesh.
             generator: Source of the pixel samples.
-            contour_count: Replaces the configured count, where the surface's outline is known to be off.
-            contour_scale_px: Replaces the configured scale, where the estimate is still far.
+            terms: Replaces the configured trust in what is seen, where the surface is known to be off.
             solve_shared: Also move shape coefficients and joint offsets; not on a surface with bumps.
             free_surface: The surface is fitted beside the poses and can take up what is constant in them; not so a body
                 model, whose shape space is narrow.
@@ -245,8 +243,7 @@ class Registration:
             frames_per_batch: Frames drawn at once.
 
         """
-        changes = {"contour_count": contour_count, "contour_scale_px": contour_scale_px}
-        terms = self.terms.model_copy(update={name: value for name, value in changes.items() if value is not None})
+        terms = terms or self.terms
         N, J = estimate.poses.shape[:2]
         shared = len(estimate.betas) + 3 * J if solve_shared else 0
         if surface.bumps is not None:
@@ -263,7 +260,7 @@ class Registration:
             self._add_contours(system, terms, surface, view, figures)
             samples = self._sample(surface, view, generator)
             if samples is not None:
-                self._add_normals(system, surface, view, samples, figures)
+                self._add_normals(system, terms, surface, view, samples, figures)
             if scattered is not None:
                 sightings.append(self._look_up(view, surface, scattered))
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
@@ -354,6 +351,7 @@ class Registration:
         matched_share = torch.full_like(gap, 1.0 / max(match.contour_count, 1))
         share = torch.cat([lengths / lengths.sum().clamp_min(1e-6), matched_share])
         robust = geman_mcclure_weight(residual, terms.contour_scale_px)
+        robust = robust * torch.where(residual < 0.0, terms.contour_inside, 1.0)
         weight = 0.5 * terms.contour_count * share * robust / terms.contour_px**2
         gradient = self._world_gradient(midpoints[index], torch.cat([match.slope, match.outward])[:, None])
         rows, shared = self.kinematics.point_rows(view.skeleton, points.select(index), gradient)
@@ -384,13 +382,13 @@ class Registration:
     def _add_normals(
         self,
         system: NormalEquations,
+        terms: RegistrationConfig,
         surface: RegistrationSurface,
         view: _View,
         samples: _Samples,
         figures: dict[str, list[float]],
     ) -> None:
         """Normals turn with the bones, and their pixels slide over the observed normals."""
-        terms = self.terms
         u, v = samples.pixels.unbind(-1)
         observed = self.observations.normals[view.frame, v, u].float() / 127.0
         valid = observed.norm(dim=-1) > 0.5

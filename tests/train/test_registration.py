@@ -186,3 +186,15 @@ def test_bumps_bring_a_wrong_surface_back(scene):
         estimate, vertices = sweep.estimate, vertices + normals * sweep.heights[:, None]
     left = ((vertices - surface.vertices) * surface.normals).sum(-1)
     assert left.abs().mean() < 0.4 * heights.abs().mean()
+
+
+def test_outlines_that_clothes_widen_hardly_pull_the_body(scene):
+    capture, body, observations, exact, surface = scene
+    thin = replace(surface, vertices=surface.vertices - 0.015 * surface.normals)
+    registration = Registration(body, capture.camera, observations, exact, list(capture.clips), STILL)
+    turns = []
+    for inside in (1.0, 0.0):
+        terms = STILL.model_copy(update={"normal_count": 0.0, "contour_inside": inside})
+        sweep = registration.sweep(exact, thin, generator=torch.Generator().manual_seed(0), terms=terms)
+        turns.append(sweep.figures["turn_degrees"])
+    assert turns[1] < 0.5 * turns[0]
