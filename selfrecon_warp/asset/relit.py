@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from selfrecon_warp.asset.animate import painter_of
 from selfrecon_warp.asset.lighting import lit
 from selfrecon_warp.asset.rigged import RiggedMesh
 from selfrecon_warp.asset.shadows import reached
+from selfrecon_warp.capture.camera import Camera
 from selfrecon_warp.surface.mesh import vertex_normals
 
 
@@ -35,3 +38,18 @@ def relighting(avatar: RiggedMesh, device: torch.device) -> Callable[[Tensor], T
         return lit(light, normals, lamp, shares) / held
 
     return relight
+
+
+def pictures_in_its_light(avatar: RiggedMesh, camera: Camera, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+    """Pictures of a textured avatar over white, as the capture's camera would take them.
+
+    Args:
+        avatar: A textured avatar; where it knows no light, its texture is drawn as it is.
+        camera: Its size is the pictures'.
+        device: Where to compute.
+
+    Returns:
+        Takes positions in the capture's world [m], ``[V, 3]``, and gives RGB ``[H, W, 3]`` uint8.
+    """
+    painter, relight = painter_of(avatar, device), relighting(avatar, device)
+    return lambda posed: painter.picture(posed, camera, light=None if relight is None else relight(posed))

@@ -1,4 +1,7 @@
-"""The only file that maps torch types to Warp types."""
+"""The only file that maps torch types to Warp types.
+
+It is long because launches are kept by the types of the views that are made here, and both change together.
+"""
 
 from __future__ import annotations
 

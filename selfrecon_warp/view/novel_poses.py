@@ -24,9 +24,9 @@ from rich.table import Table
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from selfrecon_warp.asset.animate import AVATAR, painter_of
+from selfrecon_warp.asset.animate import AVATAR
 from selfrecon_warp.asset.cloth_weights import cloth_weights
-from selfrecon_warp.asset.relit import relighting
+from selfrecon_warp.asset.relit import pictures_in_its_light
 from selfrecon_warp.asset.rigged import RiggedMesh
 from selfrecon_warp.capture.ground_truth import GroundTruth, NovelPoses
 from selfrecon_warp.checks import require_shapes
@@ -40,9 +40,8 @@ from selfrecon_warp.view.metrics import (
     score_geometry,
     silhouette_iou,
 )
-from selfrecon_warp.view.painter import over
 from selfrecon_warp.view.reconstruction import Reconstruction
-from selfrecon_warp.view.render import WHITE, Canvas, render_mask
+from selfrecon_warp.view.render import Canvas, render_mask
 
 SUPERSAMPLE = 2
 ROWS = (
@@ -234,12 +233,11 @@ def _score(
 def _painted(textured: RiggedMesh, posed: Reconstruction, poses: Tensor, trans: Tensor) -> Callable[[int], np.ndarray]:
     """Pictures of the textured avatar, pose by pose, from the capture's camera and in the capture's light."""
     camera, device = posed.avatar.camera, posed.vertices.device
-    painter, relight = painter_of(textured, device), relighting(textured, device)
+    picture = pictures_in_its_light(textured, camera, device)
 
     def paint(frame: int) -> np.ndarray:
-        posed = textured.posed(_numpy(poses[frame : frame + 1]), _numpy(trans[frame : frame + 1]))[0]
-        vertices = torch.from_numpy(posed).to(device)
-        return over(painter.paint(vertices, camera, None if relight is None else relight(vertices)), WHITE)
+        vertices = textured.posed(_numpy(poses[frame : frame + 1]), _numpy(trans[frame : frame + 1]))[0]
+        return picture(torch.from_numpy(vertices).to(device))
 
     return paint
 

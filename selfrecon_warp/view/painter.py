@@ -89,9 +89,11 @@ class Painter:
             painted = torch.cat((torch.minimum(lit, painted[..., 3:]), painted[..., 3:]), -1)
         return _array(painted)
 
-    def picture(self, vertices: Tensor, camera: Camera, background: Background = WHITE) -> np.ndarray:
-        """A picture over a background: RGB ``[H, W, 3]`` uint8, or RGBA without a background."""
-        return over(self.paint(vertices, camera), background)
+    def picture(
+        self, vertices: Tensor, camera: Camera, background: Background = WHITE, light: Tensor | None = None
+    ) -> np.ndarray:
+        """:meth:`paint` over a background: RGB ``[H, W, 3]`` uint8, or RGBA without a background."""
+        return over(self.paint(vertices, camera, light), background)
 
     def _level(self, projected: Tensor, index: Tensor) -> int:
         """Which halving of the texture has about one texel a sample, in the middle of the faces seen."""

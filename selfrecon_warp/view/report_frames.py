@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from selfrecon_warp.asset.animate import painter_of
-from selfrecon_warp.asset.relit import relighting
+from selfrecon_warp.asset.relit import pictures_in_its_light
 from selfrecon_warp.asset.rigged import RiggedMesh
 from selfrecon_warp.capture.ground_truth import GroundTruth
 from selfrecon_warp.capture.image_file import read_image
@@ -17,9 +16,8 @@ from selfrecon_warp.capture.overlap import sample_frames
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import SavedFit
 from selfrecon_warp.view.infer import SUPERSAMPLE
-from selfrecon_warp.view.painter import over
 from selfrecon_warp.view.reconstruction import Reconstruction
-from selfrecon_warp.view.render import WHITE, Canvas, person_box, render_shaded
+from selfrecon_warp.view.render import Canvas, person_box, render_shaded
 from selfrecon_warp.view.report import FrameRow, Picture
 
 FRAMES_SHOWN = 6
@@ -101,9 +99,7 @@ def _textured(fit: SavedFit, mesh: RiggedMesh, frame: int) -> np.ndarray:
     index = torch.tensor([frame], device=avatar.poses.device)
     vertices, weights = (torch.from_numpy(array).to(avatar.poses) for array in (mesh.vertices, mesh.weights))
     posed = avatar.deformation(vertices, avatar.codes[index], avatar.bones(index), weights)[0]
-    relight = relighting(mesh, posed.device)
-    light = None if relight is None else relight(posed[0])
-    return over(painter_of(mesh, posed.device).paint(posed[0], avatar.camera, light), WHITE)
+    return pictures_in_its_light(mesh, avatar.camera, posed.device)(posed[0])
 
 
 def _true(fit: SavedFit, truth: GroundTruth, frame: int) -> Sequence[tuple[str, np.ndarray, str]]:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from capture_files import default_body, write_capture
+from parameter_groups import GROUPS
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import load_config
@@ -25,17 +26,6 @@ SMALL = [
     "model.offset.code_length=6",
     "model.appearance.width=16",
 ]
-GROUPS = {
-    "field": lambda avatar: list(avatar.sdf.parameters()),
-    "offset": lambda avatar: list(avatar.deformation.offset.parameters()),
-    "codes": lambda avatar: [avatar.codes],
-    "poses": lambda avatar: [avatar.poses],
-    "translation": lambda avatar: [avatar.trans],
-    "focal length": lambda avatar: [avatar.camera.focal],
-    "principal point": lambda avatar: [avatar.camera.principal],
-    "camera rotation": lambda avatar: [avatar.camera.quat],
-    "camera translation": lambda avatar: [avatar.camera.T],
-}
 FRAMES = torch.tensor([0, 2])
 
 

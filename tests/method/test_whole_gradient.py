@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from capture_files import default_body, write_capture
+from parameter_groups import GROUPS
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import load_config
@@ -28,33 +29,21 @@ SMALL = [
     "method.distance_tolerance=1e-11",
     "method.angle_tolerance=1e-8",
     "method.weighted_normals=false",
-    "optimiser.camera_terms=[focal, principal, T]",
+    "optimiser.camera_terms=[focal, principal, quat, T]",
     "stages.coarse.resolution=[33, 45, 21]",
     "stages.coarse.rays=60",
     "stages.coarse.solve_steps=40",
     *(f"stages.coarse.losses.{name}=0" for name in ("consistency", "pull", "eikonal", "rigidity", "temporal")),
 ]
 FRAMES = torch.tensor([0, 2])
-GROUPS = {
-    "field": lambda avatar: list(avatar.sdf.parameters()),
-    "offset": lambda avatar: list(avatar.deformation.offset.parameters()),
-    "codes": lambda avatar: [avatar.codes],
-    "poses": lambda avatar: [avatar.poses],
-    "translation": lambda avatar: [avatar.trans],
-    "focal length": lambda avatar: [avatar.camera.focal],
-    "camera translation": lambda avatar: [avatar.camera.T],
-}
 
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory) -> Fit:
     """A fit about to take its first step, in double precision, its offset network not at zero."""
     capture = read_capture(write_capture(tmp_path_factory.mktemp("whole") / "capture", 3, (120, 96)))
-    started, progress = (
-        Fit(capture, copy.deepcopy(default_body()), load_config("selfrecon", SMALL), CPU),
-        FitProgress([]),
-    )
-    started.prepare(progress)
+    started = Fit(capture, copy.deepcopy(default_body()), load_config("selfrecon", SMALL), CPU)
+    started.prepare(FitProgress([]))
     with torch.no_grad():
         for parameter in started.avatar.deformation.offset.network.last.parameters():
             parameter.copy_(0.02 * torch.randn_like(parameter))
