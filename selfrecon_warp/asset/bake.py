@@ -8,7 +8,8 @@ that. From the best few photographs comes a weighted mean that outliers leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ from selfrecon_warp.asset.photographs import COLOUR, Photographs, sample_picture
 from selfrecon_warp.asset.unwrap import TexelMap
 from selfrecon_warp.kernels.best_views import best_views
 
-VIEWS = 16
+VIEWS = 24
 """Photographs whose colours are combined at a point."""
 COSINE_POWER = 2.0
 DEPTH_TOLERANCE_M = 5e-3
-SPREAD, ROUNDS = 0.08, 3
+SPREAD, ROUNDS = 0.16, 3
 """Difference of colours, of 1, at which a photograph begins to be disbelieved, and how often this is weighed anew."""
 NOISE = 0.03
 """Differences of colours, of 1, that tell little."""
@@ -55,39 +56,73 @@ def bake_colours(
     """
     colours = texels.barycentrics.new_zeros(len(texels.texel), 3)
     weights = torch.zeros_like(colours[:, 0])
-    real = texels.interpolate(seen.real[:, None], faces)
     about = None if expected is None else texels.interpolate(expected, faces)
-    distance = seen.depth[seen.depth > 0]
-    unit = float(distance.median()) ** 2 if len(distance) else 1.0
-    for start in range(0, len(texels.texel), POINTS_AT_ONCE):
-        some = slice(start, start + POINTS_AT_ONCE)
-        at = texels.barycentrics[some]
-        corners = faces.long().index_select(0, texels.face_index[some].long())
-        found = best_views(
-            seen.vertices_pixel,
-            seen.cosines,
-            faces,
-            texels.face_index[some],
-            at,
-            seen.depth,
-            seen.trust,
-            VIEWS + 1,
-            sharpness=COSINE_POWER,
-            tolerance=DEPTH_TOLERANCE_M,
-            slope_tolerance=2 * seen.footprint,
-        )
-        weight = (found.weight - found.weight[:, -1:])[:, :-1] * unit  # the last one's goes to 0 before it is replaced
-        picture, pixel = found.picture[:, :-1], found.pixel[:, :-1]
-        samples = sample_pictures(seen.images, picture, pixel)
-        falling = 1.0 if light is None else _interpolate(light, picture, corners, at)
+    for some in chunks(texels):
+        views = look(texels, faces, seen, light, some)
+        samples = sample_pictures(seen.images, views.picture, views.pixel)
+        weight = views.weight
         if about is not None:
-            weight = weight * _own(samples, about[some, None] * falling, seen.beyond, picture, pixel)
-        weight = weight * real[some]
-        colours[some] = robust_mean(samples / falling, weight)
+            weight = weight * _own(samples, about[some, None] * views.light, seen.beyond, views.picture, views.pixel)
+        colours[some] = robust_mean(samples / views.light, weight)
         weights[some] = weight.sum(1).clamp(max=1)
         if progress is not None:
-            progress(min(some.stop, len(texels.texel)))
+            progress(some.stop)
     return colours, weights
+
+
+class Views(NamedTuple):
+    """The photographs that show texels best, ``[T, K]`` and more.
+
+    Attributes:
+        picture: Which, -1 for none, ``[T, K]``.
+        pixel: Where in them, ``[T, K, 2]``.
+        weight: 1 for a frontal view of all trust, 0 for none, ``[T, K]``.
+        light: That falls there, ``[T, K, 3]``.
+    """
+
+    picture: Tensor
+    pixel: Tensor
+    weight: Tensor
+    light: Tensor
+
+
+def chunks(texels: TexelMap) -> Iterator[slice]:
+    """All texels, some at a time."""
+    count = len(texels.texel)
+    return (slice(start, min(start + POINTS_AT_ONCE, count)) for start in range(0, count, POINTS_AT_ONCE))
+
+
+def look(texels: TexelMap, faces: Tensor, seen: Photographs, light: Tensor | None, some: slice) -> Views:
+    """Look some of the texels up in the photographs that show them best.
+
+    Args:
+        texels: What they show.
+        faces: Vertex indices, ``[F, 3]``.
+        seen: The photographs.
+        light: That falls on every vertex in every photograph, ``[N, V, 3]``; 1 when absent.
+        some: Which texels.
+    """
+    at, face_index = texels.barycentrics[some], texels.face_index[some]
+    corners = faces.long().index_select(0, face_index.long())
+    found = best_views(
+        seen.vertices_pixel,
+        seen.cosines,
+        faces,
+        face_index,
+        at,
+        seen.depth,
+        seen.trust,
+        VIEWS + 1,
+        sharpness=COSINE_POWER,
+        tolerance=DEPTH_TOLERANCE_M,
+        slope_tolerance=2 * seen.footprint,
+    )
+    weight = (found.weight - found.weight[:, -1:])[:, :-1]  # the last one's goes to 0 before it is replaced
+    real = (at * seen.real[corners]).sum(1, keepdim=True)
+    weight = weight * seen.distance**2 * real
+    picture, pixel = found.picture[:, :-1], found.pixel[:, :-1]
+    ones = torch.ones_like(weight)[..., None].expand(*weight.shape, 3)
+    return Views(picture, pixel, weight, ones if light is None else _interpolate(light, picture, corners, at))
 
 
 def _interpolate(values: Tensor, picture: Tensor, corners: Tensor, barycentrics: Tensor) -> Tensor:
@@ -126,6 +161,14 @@ def robust_mean(samples: Tensor, weight: Tensor) -> Tensor:
     shares = weight[..., None].expand_as(samples).gather(1, order).cumsum(1)
     middle = (2 * shares >= shares[:, -1:]).int().argmax(1, keepdim=True)
     mean = samples.gather(1, order.gather(1, middle))[:, 0]
+    return combined(samples, weight, mean)
+
+
+def combined(samples: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
+    """Weighted mean of samples ``[T, K, 3]`` that those far from ``mean`` leave, then those far from what comes out.
+
+    Zeros where no weight is, ``[T, 3]``.
+    """
     for _ in range(ROUNDS):
         away = (samples - mean[:, None]).square().sum(-1)
         believed = weight / (1 + away / SPREAD**2).square()

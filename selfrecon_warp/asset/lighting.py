@@ -35,12 +35,14 @@ SPREAD = 0.1
 """Difference of colours, of 1, at which a sample begins to be disbelieved."""
 DARKEST, BRIGHTEST = 0.3, 3.0
 """Light of a normal that no picture shows is a guess; it stays between these."""
-LEAST_TRUST, LEAST_COSINE = 2e-3, 0.15
+LEAST_TRUST, LEAST_COSINE, GRAZING_COSINE = 2e-3, 0.15, 0.05
+"""What decides on the light is seen better than that; what the light in a texture is, more grazingly too."""
 DEPTH_TOLERANCE_M = 0.015
 MOST_SAMPLES = 400_000
 """As many samples at most decide on the light."""
-KEPT = 0.02
-"""Weight, of the mean weight of a vertex, with which the light in an ordinary texture tends to one."""
+KEPT = 1e-4
+"""Weight, of the mean weight of a vertex, with which the light in an ordinary texture tends to one: as much less than
+what is known of a vertex as what makes a texel take its surroundings' colour."""
 LAMP_FRAMES, LAMP_SAMPLES = 24, 60_000
 """Photographs and samples at most that decide where a lamp stands."""
 DIRECTIONS = 64
@@ -161,30 +163,31 @@ def find_light(seen: Photographs, casters: Casters | None = None) -> Light:
         lamp = torch.stack((direction.to(lamp), coefficients[ORDERS]))
     to, smooth = seen.cosines, coefficients[:ORDERS].to(seen.cosines)
     falling = lit(smooth, seen.normals, lamp, shares)
-    light = lit(smooth, seen.normals, lamp)[samples.frame, samples.vertex].double()
+    any_seen = _samples(seen, 0.0, GRAZING_COSINE)
+    light = lit(smooth, seen.normals, lamp)[any_seen.frame, any_seen.vertex].double()
     once, twice = (
-        light.new_zeros(V, 3).index_add_(0, samples.vertex, samples.weight[:, None] * light**k) for k in (1, 2)
+        light.new_zeros(V, 3).index_add_(0, any_seen.vertex, any_seen.weight[:, None] * light**k) for k in (1, 2)
     )
-    kept = KEPT * samples.weight.sum() / V + 1e-9
+    kept = KEPT * any_seen.weight.sum() / V + 1e-9
     return Light(
         smooth,
         lamp.to(to),
         colours.clamp(0, 1).to(to),
-        light.new_zeros(V).index_add_(0, samples.vertex, samples.weight).to(to),
+        colours.new_zeros(V).index_add_(0, samples.vertex, samples.weight).to(to),
         ((twice + kept) / (once + kept)).to(to),
         falling,
     )
 
 
-def _samples(seen: Photographs) -> _Samples:
+def _samples(seen: Photographs, least_trust: float = LEAST_TRUST, least_cosine: float = LEAST_COSINE) -> _Samples:
     """Every vertex that a photograph shows and can be believed there."""
     H, W = seen.depth.shape[1:]
     u, v, z = seen.vertices_pixel.unbind(-1)
-    inside = (u >= 0) & (v >= 0) & (u <= W - 1) & (v <= H - 1) & (seen.cosines > LEAST_COSINE)
+    inside = (u >= 0) & (v >= 0) & (u <= W - 1) & (v <= H - 1) & (seen.cosines > least_cosine)
     frame, vertex = torch.nonzero(inside, as_tuple=True)
     row, column = v[inside].round().long(), u[inside].round().long()
     depth, trust = (image[frame, row, column] for image in (seen.depth, seen.trust))
-    shown = (depth > 0) & (depth > z[inside] - DEPTH_TOLERANCE_M) & (trust > LEAST_TRUST)
+    shown = (depth > 0) & (depth > z[inside] - DEPTH_TOLERANCE_M) & (trust > least_trust)
     frame, vertex = frame[shown], vertex[shown]
     area = seen.cosines[inside] / z[inside] ** 2 * seen.real[None].expand_as(z)[inside]
     colour = sample_pictures(seen.images, frame[:, None], seen.vertices_pixel[frame, vertex, :2][:, None])[:, 0]

@@ -33,6 +33,9 @@ ASTRAY_M, ASTRAY_TRUST = 0.012, 0.01
 far as around overlaps, pixels count that little."""
 JUMP_M, JUMP_PIXELS = 0.015, 5.0
 """Depths within a pixel's surroundings that differ by more, or by more pixels' extents, belong to two surfaces."""
+NEXT, STEEPER = 0.5, 2.0
+"""Share of that from which on two pixels side by side do, unless a slope leads from one to the other: the difference is
+less than so many times the one before or behind it."""
 FRONTAL, OUTSIDE, OUTSIDE_PX = 0.3, 0.5, 1
 """What lies more than so many pixels outside the mask, in that share of the views that see it at such a cosine or more
 frontally and against the backdrop, is not the person's."""
@@ -57,6 +60,7 @@ class Photographs:
         real: Belief, 0 to 1, that vertices are part of the person: masks leave a web between two fingers out in the
             views that could show it, ``[V]``.
         footprint: Extent of a pixel on a surface one metre away [m].
+        distance: Of what the pictures show, its median [m]; 1 where they show nothing.
     """
 
     images: Tensor
@@ -68,6 +72,7 @@ class Photographs:
     beyond: Tensor
     real: Tensor
     footprint: float
+    distance: float
 
 
 @torch.no_grad()
@@ -121,7 +126,9 @@ def photographs(
         if progress is not None:
             progress(n + 1)
     real = (1 - outside / frontal.clamp(min=1) / OUTSIDE).clamp(min=0)
-    return Photographs(images, pixels, normals, cosines, depth, trust, beyond, real, footprint)
+    shown_depths = depth[depth > 0]
+    distance = float(shown_depths.median()) if len(shown_depths) else 1.0
+    return Photographs(images, pixels, normals, cosines, depth, trust, beyond, real, footprint, distance)
 
 
 def _read(image: Tensor, pixels: Tensor) -> Tensor:
@@ -223,9 +230,16 @@ def _nearest(shown: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _steep(shown: np.ndarray, footprint: float) -> np.ndarray:
-    """Pixels beside which another surface begins, or nothing is, ``[H, W]`` bool."""
-    difference = cv2.dilate(shown, _square(1)) - _nearest(shown, 1)
-    return np.asarray((shown > 0) & (difference > _jump(shown, footprint)))
+    """Pixels beside which another surface begins, ``[H, W]`` bool; slopes, however grazingly seen, are none."""
+    steep = np.zeros(shown.shape, bool)
+    for depth, marked in ((shown, steep), (shown.T, steep.T)):
+        step = np.where((depth[:, 1:] > 0) & (depth[:, :-1] > 0), np.diff(depth), 0)
+        around = np.pad(step, ((0, 0), (1, 1)))
+        slope = np.maximum(np.sign(step) * around[:, :-2], np.sign(step) * around[:, 2:]).clip(min=0)
+        jump = np.abs(step) > np.maximum(NEXT * _jump(depth[:, 1:], footprint), STEEPER * slope)
+        marked[:, 1:] |= jump
+        marked[:, :-1] |= jump
+    return steep
 
 
 def _jump(shown: np.ndarray, footprint: float) -> np.ndarray:

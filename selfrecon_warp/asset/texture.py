@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from selfrecon_warp.asset.back_projection import sharpened
 from selfrecon_warp.asset.bake import bake_colours
 from selfrecon_warp.asset.deforming import posed_points
 from selfrecon_warp.asset.fill import fill_unseen, spread, spread_colours
@@ -20,8 +21,9 @@ from selfrecon_warp.asset.normal_map import encode_normals
 from selfrecon_warp.asset.photographs import edge_strength, photographs, relative_sharpness
 from selfrecon_warp.asset.rigged import AVATAR, RiggedMesh, rigged_mesh
 from selfrecon_warp.asset.simplify import simplified
-from selfrecon_warp.asset.unwrap import TexelMap, texel_map, unwrap
+from selfrecon_warp.asset.unwrap import Atlas, TexelMap, texel_map, unwrap
 from selfrecon_warp.asset.videoavatar import require_npz, write_videoavatar
+from selfrecon_warp.capture.camera import Camera
 from selfrecon_warp.capture.dataset import Capture
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.kernels.closest_point import closest_point
@@ -30,6 +32,7 @@ from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.run_folder import RunFolder
 from selfrecon_warp.train.saved import load_fit
 from selfrecon_warp.view.infer import progress_bars
+from selfrecon_warp.view.painter import Painter
 from selfrecon_warp.view.reconstruction import Reconstruction
 
 SIZES = (16, 8192)
@@ -123,17 +126,28 @@ def texture_run(
             faces,
             seen,
             light.falling,
-            spread(light.colours, light.weights, faces),
+            spread(light.colours, light.weights, vertices, faces),
             progress=lambda done: progress.update(baking, completed=done),
         )
-        colours = fill_unseen(colours, weights, texels, faces, len(vertices))
+        colours = fill_unseen(colours, weights, texels, vertices, faces)
+        sharpening = progress.add_task("sharpness", total=1.0)
+        colours = sharpened(
+            colours,
+            weights,
+            texels,
+            faces,
+            seen,
+            light.falling,
+            _drawing(colours, texels, atlas, fit.avatar.camera, posed, faces, light.falling),
+            progress=lambda done: progress.update(sharpening, completed=done),
+        )
         kept = torch.ones_like(light.usual) if delight else light.usual
         colours = colours * texels.interpolate(kept, faces)
         normals = fine_normals(reconstruction, vertices)
         fine = fine_normals(reconstruction, texels.interpolate(vertices, faces))
         relief = encode_normals(fine, texels, vertices, normals, faces, atlas)
         rigged = replace(
-            rigged_mesh(fit.avatar, vertices, faces, _mean_colours(colours, texels, faces, len(vertices))),
+            rigged_mesh(fit.avatar, vertices, faces, _mean_colours(colours, texels, vertices, faces)),
             normals=normals.cpu().numpy(),
             texcoords=atlas.texcoords,
             face_texcoords=atlas.faces,
@@ -166,9 +180,21 @@ def _casters(avatar: Avatar, arrays: tuple[np.ndarray, np.ndarray], posed: Tenso
     return Casters(posed, posed_points(avatar, vertices, frames), faces)
 
 
-def _mean_colours(colours: Tensor, texels: TexelMap, faces: Tensor, vertex_count: int) -> Tensor:
+def _drawing(
+    colours: Tensor, texels: TexelMap, atlas: Atlas, camera: Camera, posed: Tensor, faces: Tensor, light: Tensor
+) -> Callable[[int], np.ndarray]:
+    """What draws texels' colours as the photographs show them."""
+    texture, texcoords, face_texcoords = (
+        torch.from_numpy(array).to(posed.device)
+        for array in (_bytes(texels.image(colours)), atlas.texcoords, atlas.faces)
+    )
+    painter = Painter(faces, texture=texture, texcoords=texcoords, face_texcoords=face_texcoords)
+    return lambda frame: painter.paint(posed[frame], camera, light=light[frame])
+
+
+def _mean_colours(colours: Tensor, texels: TexelMap, vertices: Tensor, faces: Tensor) -> Tensor:
     """Colours of the vertices, each the mean of the texels around it, ``[V, 3]``."""
-    return spread_colours(colours, torch.ones_like(colours[:, 0]), texels, faces, vertex_count)
+    return spread_colours(colours, torch.ones_like(colours[:, 0]), texels, vertices, faces)
 
 
 def _chosen_frames(capture: Capture) -> tuple[list[int], Tensor, Tensor, Tensor]:

@@ -55,7 +55,9 @@ def test_the_usual_light_is_what_was_seen(scene):
     shown = found.weights > 0.1 * found.weights.mean()
     usual = (found.colours * found.usual)[shown]
     mean = (seen.cosines.clamp(min=0)[..., None] * light).sum(0) / seen.cosines.clamp(min=0).sum(0)[:, None] * colours
-    torch.testing.assert_close(usual, mean[shown], atol=0.08, rtol=0)
+    wrong = (usual - mean[shown]).abs().amax(-1)
+    assert wrong.mean() < 0.02
+    assert wrong.quantile(0.99) < 0.06  # grazing views count, so a vertex at the rim may lie further off
 
 
 def test_who_never_turns_stays_in_even_light():

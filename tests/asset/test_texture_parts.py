@@ -7,6 +7,7 @@ import trimesh
 import turning_ball
 from turning_ball import CPU, SIZE, camera, painted, pictures, psnr, turned
 
+from selfrecon_warp.asset.back_projection import sharpened
 from selfrecon_warp.asset.bake import bake_colours, robust_mean
 from selfrecon_warp.asset.fill import fill_unseen, spread
 from selfrecon_warp.asset.normal_map import encode_normals, tangents
@@ -15,6 +16,7 @@ from selfrecon_warp.asset.simplify import simplified
 from selfrecon_warp.asset.unwrap import Atlas, TexelMap, texel_map, unwrap
 from selfrecon_warp.kernels.rasterize_layers import rasterize_layers
 from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.view.painter import Painter
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +144,11 @@ def test_a_known_texture_comes_back(ball, texels):
     well = weights > 0.2
     assert well.float().mean() > 0.5
     assert psnr(baked[well], expected[well]) > 38
-    filled = fill_unseen(baked, weights, texels, faces, len(vertices))
+    filled = fill_unseen(baked, weights, texels, torch.from_numpy(vertices), faces)
     assert psnr(filled, expected) > 15  # the caps, which no picture shows, are guessed
     green = torch.tensor([0.0, 1.0, 0.0])
     assert ((filled - green).abs().amax(1) > 0.08).all()  # the surface itself keeps 0.1 away
-    again = fill_unseen(*bake_colours(texels, faces, seen), texels, faces, len(vertices))
+    again = fill_unseen(*bake_colours(texels, faces, seen), texels, torch.from_numpy(vertices), faces)
     assert torch.equal(again, filled)
 
 
@@ -185,11 +187,11 @@ def test_the_unseen_takes_colours_from_around(ball, texels):
     points = texels.interpolate(vertices, faces)
     colours = torch.where(points[:, :1] > 0, torch.tensor([0.8, 0.2, 0.2]), torch.tensor([0.2, 0.2, 0.8]))
     weights = (points[:, 1].abs() < 0.3).float()
-    filled = fill_unseen(colours * weights[:, None], weights, texels, faces, len(vertices))
+    filled = fill_unseen(colours * weights[:, None], weights, texels, vertices, faces)
     top = (points[:, 1] > 0.35) & (points[:, 0] > 0.2)
     assert (filled[top][:, 0] > 0.5).all()
     assert filled.min() > 0.15
-    nothing = fill_unseen(colours * 0, weights * 0, texels, faces, len(vertices))
+    nothing = fill_unseen(colours * 0, weights * 0, texels, vertices, faces)
     assert ((nothing - 0.5).abs() < 1e-4).all()
 
 
@@ -199,12 +201,69 @@ def test_the_unseen_is_no_mixture(ball):
     many, few = torch.tensor([0.2, 0.2, 0.8]), torch.tensor([0.8, 0.2, 0.2])
     seen = vertices[:, 1] < 0.2
     other = (vertices[:, 0] > 0.35) & (vertices[:, 1] > 0)
-    found = spread(torch.where(other[:, None], few, many), seen.float(), faces)
+    found = spread(torch.where(other[:, None], few, many), seen.float(), vertices, faces)
     assert (seen & other).any()
     cap = vertices[:, 1] > 0.25
     assert ((found[cap] - many).abs().amax(1) < 0.15).float().mean() > 0.9
     known = torch.where(other[:, None], few, many)[vertices[:, 1] < 0.1]
     assert (found[vertices[:, 1] < 0.1] - known).abs().max() < 0.1
+
+
+def test_the_unseen_belongs_to_what_it_bends_into_not_to_what_it_meets():
+    """A blue cloth folded over an edge, and a red wall in the hollow at its end; nobody sees what is between."""
+    length, steps = 0.3, 31
+    along = np.linspace(0, length, steps)
+    down = np.stack((np.zeros(steps), -along), 1)
+    inward = np.stack((-along[1:], np.full(steps - 1, -length)), 1)
+    wall = np.stack((np.full(steps - 1, -length), -length - along[1:]), 1)
+    profile = np.concatenate((down, inward, wall))
+    count, across = len(profile), np.linspace(0, length, 11)
+    vertices = np.stack([np.column_stack((profile[:, 0], profile[:, 1], np.full(count, z))) for z in across])
+    at = np.arange(len(across) * count).reshape(len(across), count)
+    a, b, c, d = at[:-1, :-1].ravel(), at[1:, :-1].ravel(), at[1:, 1:].ravel(), at[:-1, 1:].ravel()
+    faces = torch.from_numpy(np.concatenate((np.stack((a, c, b), 1), np.stack((a, d, c), 1))))
+    points = torch.from_numpy(vertices.reshape(-1, 3)).float()
+    if float(vertex_normals(points, faces)[0, 0]) < 0:
+        faces = faces.flip(1)
+    place = torch.arange(count).repeat(len(across))
+    seen = ((place < 25) | (place > 65)).float()
+    blue, red = torch.tensor([0.2, 0.2, 0.8]), torch.tensor([0.8, 0.2, 0.2])
+    found = spread(torch.where((place < 25)[:, None], blue, red), seen, points, faces)
+    hidden = (place > steps) & (place < 2 * steps - 8)
+    assert ((found - blue).norm(dim=1) < (found - red).norm(dim=1))[hidden].all()
+
+
+# ---- sharper --------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_mean_blurs_is_sharpened(ball, atlas, texels):
+    """Stripes of a few pixels on a ball that turns."""
+    vertices, faces = ball[0], torch.from_numpy(ball[1])
+    posed = turned(vertices, 24)
+    texcoords, face_texcoords = torch.from_numpy(atlas.texcoords), torch.from_numpy(atlas.faces)
+    points = texels.interpolate(torch.from_numpy(vertices), faces)
+    expected = (0.5 + 0.25 * torch.sin(2 * torch.pi * 25 * points[:, 1:2])).repeat(1, 3)
+    light = torch.ones(len(posed), len(vertices), 3)
+
+    def draw(colours):
+        texture = (texels.image(colours) * 255 + 0.5).byte()
+        painter = Painter(faces, texture=texture, texcoords=texcoords, face_texcoords=face_texcoords)
+        return lambda n: painter.paint(posed[n], camera())
+
+    true = draw(expected)
+    painted_pictures = [torch.from_numpy(true(n)) for n in range(len(posed))]
+    images = torch.stack([(255 * picture[..., :3] + 0.5).byte() for picture in painted_pictures])
+    masks = torch.stack([picture[..., 3] > 0.5 for picture in painted_pictures])
+    seen = photographs(posed, faces, camera(), images, masks)
+    baked, weights = bake_colours(texels, faces, seen)
+    told = []
+    sharp = sharpened(baked, weights, texels, faces, seen, light, draw(baked), progress=told.append)
+    well = weights > 0.2
+    assert psnr(sharp[well], expected[well]) > psnr(baked[well], expected[well]) + 1
+    assert float(sharp[well].std()) > 1.05 * float(baked[well].std())
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    assert torch.equal(sharp[weights == 0], baked[weights == 0])
 
 
 # ---- normal map -----------------------------------------------------------------------------------------------------

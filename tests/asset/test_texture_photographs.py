@@ -72,6 +72,16 @@ def test_a_slope_is_no_outline():
     assert not beyond.any()
 
 
+def test_a_slope_that_is_hardly_seen_is_trusted_up_to_its_outline():
+    """The top of a shoulder before a neck: ever steeper, then another surface."""
+    steeper = 2 - 0.3 * torch.linspace(1, 0.05, 30).sqrt()
+    depth = torch.cat((steeper, torch.full((30,), 2.4)))[:, None].repeat(1, 60)
+    trust = pixel_trust(depth, torch.ones(60, 60, dtype=torch.bool), FOOTPRINT)
+    assert (trust[29:31, 30] == 0).all()
+    assert (trust[:28, 30] > 0).all()
+    assert (trust[:14, 30] == 1).all()
+
+
 def test_samples_of_what_lies_beyond_are_left_out():
     """A red bar before a blue ball stood elsewhere than the fit has it: all its places show the ball."""
     vertices, faces = turning_ball.ball()

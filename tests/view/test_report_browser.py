@@ -3,35 +3,16 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Page
-from rigged_meshes import FRAMES, make_rigged
-
-from selfrecon_warp.view.report import FrameRow, Picture, ReportContent, write_report
-from selfrecon_warp.view.report_viewer import ContactSheet, viewer_content
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDE, NARROW = (900, 600), (390, 700)
 READY = "document.getElementById('viewer').dataset.state === 'ready'"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    """A report about a ball, half red in one picture and all blue in the other."""
-    red, blue = (np.full((70, 50, 3), colour, np.uint8) for colour in ((200, 30, 30), (30, 30, 200)))
-    frames = [FrameRow(frame, [Picture("Input", red, "red"), Picture("Colours", blue, "blue")]) for frame in (0, 3)]
-    sheet = ContactSheet(
-        np.hstack([np.full((60, 40, 3), 30 * k, np.uint8) for k in range(FRAMES)]), FRAMES, 1, 1, 2 / 3
-    )
-    viewer = viewer_content(make_rigged(textured=True, spread=0.05), sheet)
-    path = tmp_path_factory.mktemp("page") / "a report.html"
-    write_report(path, ReportContent("ball", viewer=viewer, frames=frames, fit={"silhouette_iou": 0.9}, problems=["x"]))
-    return path
 
 
 @pytest.fixture(scope="module")
