@@ -257,6 +257,9 @@ class OptimiserConfig(Section):
 
     grid: float = Field(2e-2, gt=0, description="feature tables")
     network: float = Field(4e-3, gt=0, description="network weights")
+    appearance: float | None = Field(
+        None, gt=0, description="network weights of the colours; null for the rate of the others"
+    )
     codes: float = Field(2e-3, ge=0, description="per-frame codes")
     poses: float = Field(5e-5, ge=0, description="joint rotations, beside registration [rad]")
     trans: float = Field(5e-5, ge=0, description="translations, beside registration [m]")

@@ -24,8 +24,6 @@ from selfrecon_warp.kernels.small_matrices import THRESHOLD, cofactor_inverse
 
 STEP_SLOPE = 0.05
 """Least change of the field along a canonical ray, per metre of the posed one, that a step slides by."""
-GRADIENT_SLOPE = 1e-3
-"""The same for a derivative to exist."""
 
 
 class RayStep(NamedTuple):
@@ -177,7 +175,7 @@ class _ImplicitGradient(torch.autograd.Function):
         regular = torch.zeros(points.shape[:-1], dtype=torch.bool, device=points.device)
         scalar = SCALAR[points.dtype]
         inputs = [vec3s(gradient.view(-1, 3)), mat33s(jacobian.view(-1, 3, 3)), vec3s(directions.view(-1, 3))]
-        inputs += [form == "least_squares", scalar(threshold), scalar(GRADIENT_SLOPE)]
+        inputs += [form == "least_squares", scalar(threshold), scalar(threshold**0.5)]
         launch_split(regular_kernel, points, (regular.numel(),), inputs, [bools(regular.view(-1))])
         ctx.save_for_backward(gradient, posed, jacobian, directions, centre, regular)
         ctx.form, ctx.threshold = form, threshold
@@ -293,6 +291,8 @@ def implicit_gradient(
         form: ``inverse`` solves with the inverse of ``jacobian``; ``least_squares`` is the published system of four
             equations. Both give the same on points that lie on their rays.
         threshold: Least magnitude of the determinant, of ``jacobian`` or of the 3 x 3 normal matrix, that is solved.
+            The latter is the square of the field's slope along the ray where ``jacobian`` is a rotation, so
+            ``inverse`` asks for a slope of its square root too: rays that graze the surface carry no gradient.
 
     Returns:
         Points equal to ``points``, differentiable once in ``value``, ``posed``, ``directions`` and ``centre``, and the

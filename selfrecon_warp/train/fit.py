@@ -154,12 +154,14 @@ class Fit:
             getattr(avatar.camera, term).requires_grad_(rates.camera > 0)
         avatar.poses.requires_grad_(rates.poses > 0)
         avatar.trans.requires_grad_(rates.trans > 0)
-        groups: dict[str, list[Tensor]] = {"grid": [], "network": [], "codes": [avatar.codes]}
+        groups: dict[str, list[Tensor]] = {"grid": [], "network": [], "appearance": [], "codes": [avatar.codes]}
         if avatar.colour_codes.numel():
             groups["codes"].append(avatar.colour_codes)
         for name, parameter in avatar.named_parameters():
-            if name.split(".")[0] in ("sdf", "deformation", "appearance"):
-                groups["grid" if name.endswith("table") else "network"].append(parameter)
+            part = name.split(".")[0]
+            if part in ("sdf", "deformation", "appearance"):
+                apart = part == "appearance" and rates.appearance is not None
+                groups["grid" if name.endswith("table") else "appearance" if apart else "network"].append(parameter)
         moving = {"poses": [avatar.poses], "trans": [avatar.trans], "camera": list(avatar.camera.parameters())}
         for kind, parameters in moving.items():
             groups[kind] = [parameter for parameter in parameters if parameter.requires_grad]

@@ -9,6 +9,7 @@ from parameter_groups import GROUPS
 
 from selfrecon_warp.capture.dataset import read_capture
 from selfrecon_warp.config import load_config
+from selfrecon_warp.kernels.intersection import implicit_gradient
 from selfrecon_warp.kernels.small_matrices import inverse_3x3
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.intersection import attach_implicit_gradient, intersect
@@ -185,3 +186,17 @@ def test_normal_loss_vanishes_where_the_map_is_rigid_and_the_normals_agree():
     gradient = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64)
     observed = torch.nn.functional.normalize((rotation @ gradient[..., None])[..., 0], dim=-1)
     assert loss_normal(gradient, rotation, observed, torch.ones(1, 6, dtype=torch.float64)) < 1.1e-4
+
+
+def test_rays_that_graze_the_surface_carry_no_gradient_in_either_form():
+    slopes = torch.tensor([0.002, 0.008, 0.012, 0.1, 0.9], dtype=torch.float64)
+    directions = torch.stack([(1.0 - slopes**2).sqrt(), torch.zeros_like(slopes), -slopes], -1)[None]
+    normals = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(1, 5, 3)
+    points = 3.0 * directions
+    jacobian, centre = torch.eye(3, dtype=torch.float64).expand(1, 5, 3, 3), torch.zeros(3, dtype=torch.float64)
+    for form in ("inverse", "least_squares"):
+        value = torch.zeros(1, 5, dtype=torch.float64, requires_grad=True)
+        moved, regular = implicit_gradient(points, value, normals, points, jacobian, directions, centre, form=form)
+        moved.sum().backward()
+        assert regular.tolist() == [[False, False, True, True, True]]
+        assert value.grad.ne(0).tolist() == regular.tolist()

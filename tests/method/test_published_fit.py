@@ -69,6 +69,18 @@ def test_the_small_configuration_keeps_the_published_losses_and_their_forms():
     assert small.method.model_dump(exclude=sizes) == published.method.model_dump(exclude=sizes)
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(None, 1e-4), (2e-3, 2e-3)])
+def test_colours_learn_at_their_own_rate_where_one_is_given(capture, rate, expected):
+    settings = load_config("selfrecon", [*SMALL, f"optimiser.appearance={'null' if rate is None else rate}"])
+    fit, progress = Fit(capture, default_body(), settings, CPU), FitProgress([])
+    fit.prepare(progress)
+    fit.advance(progress)
+    rates = {id(one): group["lr"] for group in fit.optimiser.param_groups for one in group["params"]}
+    assert {rates[id(one)] for one in fit.avatar.appearance.parameters()} == {expected}
+    assert {rates[id(one)] for one in fit.avatar.sdf.parameters()} == {1e-4}
+    assert {rates[id(one)] for one in fit.avatar.deformation.parameters()} == {1e-4}
+
+
 def test_a_stage_takes_hold_at_the_next_extraction(capture):
     settings = load_config("selfrecon", [*SMALL, "stages.coarse.iterations=4", "stages.coarse.remesh_period=6"])
     fit, progress = Fit(capture, default_body(), settings, CPU), FitProgress([])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfrecon_warp.kernels.intersection import GRADIENT_SLOPE, STEP_SLOPE, RayStep
+from selfrecon_warp.kernels.intersection import STEP_SLOPE, RayStep
 from selfrecon_warp.kernels.reference.small_matrices import inverse_3x3
 from selfrecon_warp.kernels.small_matrices import THRESHOLD
 
@@ -63,7 +63,7 @@ def implicit_gradient(
     inverse, regular = inverse_3x3(jacobian, threshold)
     along = (inverse @ directions.detach()[..., None])[..., 0]
     slope = (normal * along).sum(-1)
-    regular = regular & (slope.abs() > GRADIENT_SLOPE)
+    regular = regular & (slope.abs() > threshold**0.5)
     distance = ((posed - centre) * directions).sum(-1, keepdim=True).detach()
     target = posed - centre - distance * directions
     pulled = (inverse @ (target - target.detach())[..., None])[..., 0]
