@@ -83,6 +83,10 @@ class ModelConfig(Section):
     skinning_neighbours: int = Field(10, ge=1, description="body vertices that a voxel of that volume averages")
     skinning_smoothing: int = Field(1, ge=0, description="passes that smooth it")
     skinning_at_offset: bool = Field(False, description="look weights up at the offset point, as the paper does")
+    open_hems: bool = Field(True, description="the body model's legs under skirts, in place of a lid across the hem")
+    body_hands: bool = Field(
+        True, description="the body model's hands, fitted, in place of the surface's, unless the masks speak against it"
+    )
 
 
 class RegistrationConfig(Section):

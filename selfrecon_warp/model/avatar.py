@@ -27,12 +27,18 @@ class Avatar(nn.Module):
         betas: Shape coefficients, ``[K]``.
         joint_offsets: Correction of the rest joints [m], ``[J, 3]``.
         skinning_volume: Skinning weights around the canonical body, ``[X, Y, Z, J]``; built from the body when absent.
+
+    Attributes:
+        hand_moves: How the body's hands are moved in canonical space, left and right, ``[2, 4, 4]`` similarities.
+        hands_worn: Whether the surface wears the body's hands, ``[2]`` bool; see ``surface/hands.py``.
     """
 
     betas: Tensor
     joint_offsets: Tensor
     lower: Tensor
     upper: Tensor
+    hand_moves: Tensor
+    hands_worn: Tensor
 
     def __init__(
         self,
@@ -53,6 +59,8 @@ class Avatar(nn.Module):
         self.trans = nn.Parameter(trans.clone())
         self.register_buffer("betas", betas.clone())
         self.register_buffer("joint_offsets", joint_offsets.clone())
+        self.register_buffer("hand_moves", torch.eye(4).to(betas).repeat(2, 1, 1))
+        self.register_buffer("hands_worn", torch.tensor([config.body_hands] * 2, device=betas.device))
         canonical = self.canonical_body()
         lower, upper = _box(config, canonical.vertices)
         self.register_buffer("lower", lower)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from selfrecon_warp.checks import require_shapes
 from selfrecon_warp.errors import RunError
 from selfrecon_warp.kernels.marching_cubes import marching_cubes
 from selfrecon_warp.kernels.sparse_grid import GridWorkspace, Mode, Sdf, evaluate_sparse
+from selfrecon_warp.surface.mesh import connected_pieces
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,10 @@ def largest_components(vertices: Tensor, faces: Tensor, min_fraction: float) -> 
     if sizes["F"] == 0:
         return vertices[:0], faces
     index = faces.detach().cpu().numpy()
-    start, end = index.reshape(-1), np.roll(index, -1, axis=1).reshape(-1)
-    graph = coo_matrix((np.ones(len(start), np.int8), (start, end)), shape=(sizes["V"], sizes["V"]))
-    count, label = connected_components(graph, directed=False)
+    label = connected_pieces(index, sizes["V"])
     used = np.zeros(sizes["V"], bool)
-    used[start] = True
-    size = np.bincount(label[used], minlength=count)
+    used[index.reshape(-1)] = True
+    size = np.bincount(label[used], minlength=label.max() + 1)
     keep = used & (size >= min_fraction * size.max())[label]
     renumbered = torch.from_numpy(np.cumsum(keep) - 1).to(faces)
     kept_faces = torch.from_numpy(keep[index[:, 0]]).to(faces.device)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
@@ -21,6 +24,14 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for k in range(3):
         summed = summed.index_add(-2, faces[:, k].long(), area)
     return torch.nn.functional.normalize(summed, dim=-1)
+
+
+def connected_pieces(faces: np.ndarray, vertex_count: int) -> np.ndarray:
+    """Number of the connected piece that each vertex belongs to, ``[V]``; one without a face is a piece of its own."""
+    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
+    graph = coo_matrix((np.ones(len(start), np.int8), (start, end)), shape=(vertex_count, vertex_count))
+    piece: np.ndarray = connected_components(graph, directed=False)[1]
+    return piece
 
 
 class Smoothing:

@@ -14,18 +14,49 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from selfrecon_warp.model.rotation import rotation_from_axis_angle
+
+RIGID_SHARE = 0.2
+"""A rigid part moves by this share of what a bump may."""
+RIGID_LEVER_M = 0.1
+"""A turn or a growth of a rigid part counts as the distance that it moves points so far from the middle."""
+
+
+@dataclass(frozen=True)
+class RigidPart:
+    """A part of a mesh that moves by a similarity.
+
+    Attributes:
+        centre: What it turns and grows about [m], ``[3]``.
+        column: Its first coefficient: a shift along x, y, z, a turn about them, a growth.
+    """
+
+    centre: Tensor
+    column: int
+
+    def move(self, coefficients: Tensor) -> Tensor:
+        """The similarity ``[4, 4]`` that coefficients ``[K]`` of all bumps say."""
+        own = RIGID_SHARE * coefficients[self.column : self.column + 7]
+        move = torch.eye(4).to(own)
+        turn = rotation_from_axis_angle(own[None, 3:6] / RIGID_LEVER_M)[0]
+        move[:3, :3] = torch.exp(own[6] / RIGID_LEVER_M) * turn
+        move[:3, 3] = self.centre + own[:3] - move[:3, :3] @ self.centre
+        return move
+
 
 @dataclass(frozen=True)
 class Bumps:
     """``K`` bumps on a mesh of ``V`` vertices; a coefficient is a height along the normals [m].
 
     Attributes:
-        values: Height of every bump at every vertex, ``[V, K]``; rows sum to one.
+        values: Height of every bump at every vertex, ``[V, K]``; rows sum to one where the surface is free.
         slopes: Its gradient along the surface [1/m], ``[3 V, K]``, the three components of a vertex in a row.
+        rigid: Parts that keep their shape; each has seven of the ``K``.
     """
 
     values: sparse.csr_array
     slopes: sparse.csr_array
+    rigid: tuple[RigidPart, ...] = ()
 
     @property
     def count(self) -> int:
@@ -46,7 +77,7 @@ class Bumps:
         return torch.from_numpy(self.values @ coefficients.cpu().numpy()).to(coefficients)
 
 
-def make_bumps(vertices: Tensor, faces: Tensor, normals: Tensor, spacing: float) -> Bumps:
+def make_bumps(vertices: Tensor, faces: Tensor, normals: Tensor, spacing: float, parts: Tensor | None = None) -> Bumps:
     """Bumps evenly spread over a mesh, each twice as wide as they lie apart.
 
     Distance counts the turn of the normal too (half a turn as two spacings), so that the two sides of a thin part
@@ -57,22 +88,44 @@ def make_bumps(vertices: Tensor, faces: Tensor, normals: Tensor, spacing: float)
         faces: ``[F, 3]``.
         normals: Unit vertex normals, ``[V, 3]``.
         spacing: Distance between neighbouring bumps [m].
+        parts: Rigid part of every vertex, ``[V]``, -1 for none; their vertices have no bumps.
 
     Source: compactly supported kernel of Wendland 1995, normalised to a partition of unity.
     """
-    places = torch.cat([vertices, spacing * normals], -1)
+    V = len(vertices)
+    free = torch.arange(V, device=vertices.device) if parts is None else (parts < 0).nonzero()[:, 0]
+    places = torch.cat([vertices, spacing * normals], -1)[free]
     centres = places[_spread(places, spacing)].cpu().numpy()
     tree = cKDTree(places.cpu().numpy())
     near = tree.sparse_distance_matrix(cKDTree(centres), 2.0 * spacing, output_type="coo_matrix")
     q = near.data / (2.0 * spacing)
-    values = sparse.csr_array(((1.0 - q) ** 4 * (4.0 * q + 1.0), (near.row, near.col)), shape=near.shape)
+    rows = free.cpu().numpy()[near.row]
+    values = sparse.csr_array(((1.0 - q) ** 4 * (4.0 * q + 1.0), (rows, near.col)), shape=(V, len(centres)))
     total = np.asarray(values.sum(1)).ravel()
     values = sparse.csr_array(sparse.diags_array(1.0 / np.maximum(total, 1e-9)) @ values)
+    blocks, rigid = [values], list[RigidPart]()
+    for part in [] if parts is None else parts.unique().tolist():
+        if part >= 0:
+            index = (parts == part).nonzero()[:, 0]
+            centre = vertices[index].mean(0)
+            rigid.append(RigidPart(centre, len(centres) + 7 * len(rigid)))
+            blocks.append(_similarity(vertices, normals, index, centre))
+    values = sparse.csr_array(sparse.hstack(blocks, format="csr"))
     gradient = _surface_gradient(
         vertices.double().cpu().numpy(), normals.double().cpu().numpy(), faces.long().cpu().numpy()
     )
     slopes = sparse.csr_array(gradient @ values)
-    return Bumps(values.astype(np.float32), slopes.astype(np.float32))
+    return Bumps(values.astype(np.float32), slopes.astype(np.float32), tuple(rigid))
+
+
+def _similarity(vertices: Tensor, normals: Tensor, index: Tensor, centre: Tensor) -> sparse.csr_array:
+    """Heights ``[V, 7]`` that shifts, turns and a growth of some vertices come to, to first order."""
+    arm, normal = (vertices[index] - centre) / RIGID_LEVER_M, normals[index]
+    turned = torch.linalg.cross(arm, normal)  # (turn x arm) . normal = turn . (arm x normal)
+    heights = RIGID_SHARE * torch.cat([normal, turned, (arm * normal).sum(-1, keepdim=True)], -1)
+    rows, columns = index.cpu().numpy().repeat(7), np.tile(np.arange(7), len(index))
+    entries = heights.double().cpu().numpy().ravel()
+    return sparse.csr_array((entries, (rows, columns)), shape=(len(vertices), 7))
 
 
 def _spread(places: Tensor, spacing: float) -> list[int]:

@@ -20,12 +20,14 @@ from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.body import BodyModel
 from selfrecon_warp.model.sdf import GridSdf
 from selfrecon_warp.surface.extraction import CanonicalMesh, extract_mesh, lattice
+from selfrecon_warp.surface.hands import with_hands
 from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
 from selfrecon_warp.train.debug import dump_extraction
 from selfrecon_warp.train.explicit import ExplicitMesh
-from selfrecon_warp.train.initialisation import fit_first_shape, raise_surface
+from selfrecon_warp.train.hand_choice import WORSE_SHARE, hand_misfit
+from selfrecon_warp.train.initialisation import RAISED_WITHIN_M, fit_first_shape, heights_near, raise_surface
 from selfrecon_warp.train.kinematics import Poses
 from selfrecon_warp.train.observations import Observations, observe_capture
 from selfrecon_warp.train.progress import FitInterrupted, FitProgress, StageProgress
@@ -199,22 +201,42 @@ class Fit:
     def register(self) -> dict[str, float]:
         """One registration sweep of all poses to the explicit mesh."""
         avatar, mesh = self.avatar, self.mesh
-        settings, vertices = self.config.registration, mesh.vertices.detach()
-        normals = vertex_normals(vertices, mesh.faces)
+        settings, explicit = self.config.registration, mesh.vertices.detach()
+        figures = self._choose_hands(explicit, mesh.faces)
+        worn = with_hands(avatar, explicit, mesh.faces)
+        normals = vertex_normals(worn.vertices, worn.faces)
         spacing = settings.bump_spacing if isinstance(avatar.sdf, GridSdf) else None
-        bumps = None if spacing is None else make_bumps(vertices, mesh.faces, normals, spacing)
+        bumps = None
+        if spacing is not None:
+            bumps = make_bumps(worn.vertices, worn.faces, normals, spacing, worn.side)
+        weights = avatar.deformation.skinning_weights(worn.vertices)
         sweep = self.registration.sweep(
             Poses(avatar.poses.detach(), avatar.trans.detach(), avatar.betas, avatar.joint_offsets),
-            RegistrationSurface(vertices, mesh.faces, mesh.weights, normals, bumps=bumps),
+            RegistrationSurface(worn.vertices, worn.faces, weights, normals, bumps=bumps),
             generator=self.generator,
             colour_points=settings.colour_points if settings.colour_count > 0 else 0,
         )
         avatar.poses.copy_(sweep.estimate.poses)
         avatar.trans.copy_(sweep.estimate.trans)
+        for side, move in zip(worn.sides, sweep.moves, strict=False):
+            avatar.hand_moves[side] = move @ avatar.hand_moves[side]
         if sweep.heights is not None:
-            raise_surface(avatar, vertices, mesh.faces, sweep.heights)
-            mesh.vertices.add_(normals * sweep.heights[:, None])
-        return sweep.figures
+            raise_surface(avatar, worn.vertices, worn.faces, sweep.heights)
+            raised = heights_near(explicit, worn.vertices, worn.faces, sweep.heights, RAISED_WITHIN_M)
+            mesh.vertices.add_(vertex_normals(explicit, mesh.faces) * raised[:, None])
+        return {**sweep.figures, **figures}
+
+    @torch.no_grad()
+    def _choose_hands(self, vertices: Tensor, faces: Tensor) -> dict[str, float]:
+        """Wear the body's hands unless the masks speak against them."""
+        avatar = self.avatar
+        if not self.config.model.body_hands:
+            return {}
+        avatar.hands_worn.fill_(True)
+        handed = with_hands(avatar, vertices, faces)
+        misfit = hand_misfit(avatar, (vertices, faces), handed, self.observations)
+        avatar.hands_worn.copy_(misfit <= WORSE_SHARE)
+        return {"left_hand_misfit": float(misfit[0]), "right_hand_misfit": float(misfit[1])}
 
     def advance(self, progress: FitProgress) -> dict[str, Tensor]:
         """One iteration, with extraction and registration where they are due."""
@@ -248,6 +270,8 @@ class Fit:
             rate,
         )
         self.iteration += 1
+        if self.iteration == self.total:
+            progress.event("hands", **self._choose_hands(self.mesh.vertices.detach(), self.mesh.faces))
         self.epoch += len(frames) / self.observations.frame_count
         self.standing = self.standing[0], self.standing[1] + 1
         return terms

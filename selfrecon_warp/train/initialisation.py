@@ -18,12 +18,15 @@ from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.body import CanonicalBody
 from selfrecon_warp.model.sdf import GridSdf, MlpSdf
+from selfrecon_warp.surface.distance import signed_distance_to_body
 from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.losses import loss_eikonal
 from selfrecon_warp.train.observations import Observations, sample_image
 
 SURFACE_BATCH = 5000
 """Body vertices of one step of the fit to the surface."""
+RAISED_WITHIN_M = 0.06
+"""A registered surface raises the field so far around it."""
 HULL_REACH = 0.30
 """Hull points further than this from the naked body [m] count as empty: skinning means nothing there."""
 
@@ -44,7 +47,9 @@ def first_shape(avatar: Avatar, observations: Observations, config: InitConfig) 
 
 
 @torch.no_grad()
-def raise_surface(avatar: Avatar, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float = 0.06) -> None:
+def raise_surface(
+    avatar: Avatar, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float = RAISED_WITHIN_M
+) -> None:
     """Move a grid field's surface outward by the heights of the nearest points of a mesh on it.
 
     Args:
@@ -60,9 +65,14 @@ def raise_surface(avatar: Avatar, vertices: Tensor, faces: Tensor, heights: Tens
     shape = base.shape
     near = (base.flatten().abs() < reach).nonzero()[:, 0]
     points = voxel_lattice(avatar.lower, avatar.upper, shape)[near]
-    distance, face, barycentrics = closest_point(points, vertices, faces)
-    raised = (barycentrics * heights[faces[face.long()].long()]).sum(-1) * (distance < reach)
+    raised = heights_near(points, vertices, faces, heights, reach)
     avatar.sdf.raise_base(base.new_zeros(base.numel()).index_copy_(0, near, raised).view(shape))
+
+
+def heights_near(points: Tensor, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float) -> Tensor:
+    """Heights ``[P]`` that a mesh has nearest to points ``[P, 3]``; zero further than ``reach`` [m] from it."""
+    distance, face, barycentrics = closest_point(points, vertices, faces)
+    return (barycentrics * heights[faces[face.long()].long()]).sum(-1) * (distance < reach)
 
 
 def voxel_centres(lower: Tensor, upper: Tensor, cell: float) -> tuple[Tensor, tuple[int, int, int]]:
@@ -78,16 +88,6 @@ def voxel_lattice(lower: Tensor, upper: Tensor, counts: Sequence[int]) -> Tensor
         for k, n in enumerate(counts)
     ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
-
-
-def signed_distance_to_body(points: Tensor, body: CanonicalBody) -> Tensor:
-    """Distance [m] of ``[P, 3]`` to the body's surface, negative inside; the sign comes from interpolated normals."""
-    distance, face, barycentrics = closest_point(points, body.vertices, body.faces)
-    corners = body.faces[face.long()]
-    nearest = (barycentrics[..., None] * body.vertices[corners]).sum(1)
-    normals = vertex_normals(body.vertices, body.faces)
-    normal = (barycentrics[..., None] * normals[corners]).sum(1)
-    return torch.where(((points - nearest) * normal).sum(-1) < 0, -distance, distance)
 
 
 def carve(avatar: Avatar, observations: Observations, points: Tensor, config: InitConfig) -> Tensor:

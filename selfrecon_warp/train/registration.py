@@ -171,11 +171,13 @@ class Sweep:
         estimate: The moved estimate.
         figures: Means before the step: contour distance [px], normal and colour residuals; and its length.
         heights: How far the vertices of a surface with bumps move along their normals [m], ``[V]``.
+        moves: Similarities that its rigid parts move by, ``[4, 4]`` each.
     """
 
     estimate: Poses
     figures: dict[str, float]
     heights: Tensor | None
+    moves: tuple[Tensor, ...] = ()
 
 
 class Registration:
@@ -274,8 +276,10 @@ class Registration:
         step, shared_step = system.solve()
         means = {name: float(np.mean(values)) for name, values in figures.items() if values}
         means["turn_degrees"] = float(torch.rad2deg(step[:, :-3].abs()).mean())
-        heights = None
+        heights: Tensor | None = None
+        moves: tuple[Tensor, ...] = ()
         if surface.bumps is not None:
+            moves = tuple(part.move(shared_step) for part in surface.bumps.rigid)
             heights, shared_step = surface.bumps.heights(shared_step), shared_step[:0]
             means["heights_mm"] = 1e3 * float(heights.abs().mean())
         moved = self._apply(estimate, step, shared_step, free_surface)
@@ -294,7 +298,7 @@ class Registration:
             longest=self.longest_astray,
         )
         means["bridged"] = float(count)
-        return Sweep(replace(moved, poses=poses, trans=trans), means, heights)
+        return Sweep(replace(moved, poses=poses, trans=trans), means, heights, moves)
 
     def _draw(
         self,

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfrecon_warp.kernels.rasterize import pixel_barycentrics
+from selfrecon_warp.kernels.rasterize import pixel_barycentrics, visible_faces
 from selfrecon_warp.kernels.small_matrices import inverse_3x3
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.extraction import extract_mesh, lattice
+from selfrecon_warp.surface.hands import with_hands
+from selfrecon_warp.surface.hems import open_hems
 from selfrecon_warp.train.fit import FLOATER_SHARE
 from selfrecon_warp.view.render import Canvas
 
@@ -21,13 +23,15 @@ DIFFERENCE_M = 2e-3
 POINTS_AT_ONCE = 1 << 18
 """Points, over all frames of a batch, that the deformation is asked for in one call."""
 PIXELS_AT_ONCE = 1 << 16
+FRAMES_LOOKED_AT = 24
+"""Frames that tell what of the surface is seen."""
 FRONTAL_COSINE = 0.1
 """Rays that graze the surface more than this stay where the mesh puts them."""
 MAX_STEP_M = 0.01
 
 
 class Reconstruction:
-    """The canonical mesh of an avatar, extracted cold, without floaters, and what carries it into the frames.
+    """The canonical mesh of an avatar, extracted cold, without floaters, with its hands, and what carries it along.
 
     Args:
         avatar: A fitted avatar.
@@ -46,11 +50,27 @@ class Reconstruction:
     def __init__(self, avatar: Avatar, cell: float) -> None:
         self.avatar = avatar
         mesh = extract_mesh(avatar.sdf, *lattice(avatar.lower, avatar.upper, cell), min_fraction=FLOATER_SHARE)
-        self.vertices, self.faces = mesh.vertices, mesh.faces
+        handed = with_hands(avatar, mesh.vertices, mesh.faces)
+        self.vertices, self.faces = handed.vertices, handed.faces
+        self._weights = avatar.deformation.skinning_weights(self.vertices)
+        if avatar.config.open_hems:
+            self.vertices, self.faces = open_hems(
+                (self.vertices, self.faces), avatar.canonical_body(), avatar.sdf, self._seen
+            )
         self._weights = avatar.deformation.skinning_weights(self.vertices)
         steps = DIFFERENCE_M * torch.eye(3, device=self.vertices.device)
         self._stencil = (self.vertices + steps[:, None]).flatten(0, 1)  # [3V, 3], x of all vertices first
         self._stencil_weights = avatar.deformation.skinning_weights(self._stencil)
+
+    def _seen(self) -> Tensor:
+        """Vertices that some frame shows, ``[V]`` bool."""
+        camera, count = self.avatar.camera, len(self.avatar.poses)
+        seen = torch.zeros(len(self.vertices), dtype=torch.bool, device=self.vertices.device)
+        for frame in torch.linspace(0, count - 1, min(FRAMES_LOOKED_AT, count)).round().long().unique().tolist():
+            pixels = camera.project(self.posed([frame]))
+            face = visible_faces(pixels, self.faces, camera.height, camera.width)
+            seen[self.faces[face[face >= 0].long()].flatten().long()] = True
+        return seen
 
     def with_weights(self, weights: Tensor) -> Reconstruction:
         """The same mesh under other skinning weights of its vertices, ``[V, J]``; how they change in space stays.

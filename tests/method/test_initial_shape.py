@@ -10,9 +10,10 @@ from selfrecon_warp.capture.camera import Camera
 from selfrecon_warp.config import InitConfig, load_config
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.sdf import MlpSdf
+from selfrecon_warp.surface.distance import signed_distance_to_body
 from selfrecon_warp.surface.extraction import extract_mesh, lattice
 from selfrecon_warp.surface.mesh import vertex_normals
-from selfrecon_warp.train.initialisation import fit_first_shape, signed_distance_to_body
+from selfrecon_warp.train.initialisation import fit_first_shape
 
 SMALL = [
     "model.skinning_resolution=[9, 15, 5]",

@@ -62,3 +62,30 @@ def test_the_two_sides_of_a_thin_plate_have_bumps_of_their_own():
     top, bottom = (bumps.values[(inner & (sign * normals[:, 2] > 0.9)).numpy()] for sign in (1, -1))
     assert top.shape[0] > 5
     assert not set(top.nonzero()[1]) & set(bottom.nonzero()[1])
+
+
+def test_rigid_parts_move_as_one_and_have_no_bumps(sphere):
+    vertices, faces, normals = sphere
+    parts = torch.where(vertices[:, 2] > 0.6, 0, -1)
+    bumps = make_bumps(vertices, faces, normals, SPACING, parts)
+    (part,) = bumps.rigid
+    assert part.column + 7 == bumps.count
+    cap = (parts == 0).numpy()
+    assert bumps.values[cap][:, : part.column].nnz == 0
+    assert bumps.values[~cap][:, part.column :].nnz == 0
+    coefficients = torch.zeros(bumps.count)
+    coefficients[part.column :] = 1e-4 * torch.tensor([2.0, -1.0, 3.0, 1.0, 2.0, -1.0, 2.0])
+    move = part.move(coefficients)
+    moved = vertices @ move[:3, :3].T + move[:3, 3] - vertices
+    heights = (moved * normals).sum(-1)[parts == 0]
+    torch.testing.assert_close(bumps.heights(coefficients)[parts == 0], heights, rtol=0.01, atol=2e-7)
+
+
+def test_a_rigid_part_turns_and_grows_about_its_middle(sphere):
+    vertices, faces, normals = sphere
+    part = make_bumps(vertices, faces, normals, SPACING, torch.where(vertices[:, 0] < -0.5, 0, -1)).rigid[0]
+    coefficients = torch.zeros(part.column + 7)
+    coefficients[-1] = 0.1
+    move = part.move(coefficients)
+    torch.testing.assert_close(move[:3, :3] @ part.centre + move[:3, 3], part.centre)
+    assert torch.linalg.det(move[:3, :3]).item() == pytest.approx(np.exp(3 * 0.2), rel=1e-4)

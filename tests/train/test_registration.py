@@ -198,3 +198,25 @@ def test_outlines_that_clothes_widen_hardly_pull_the_body(scene):
         sweep = registration.sweep(exact, thin, generator=torch.Generator().manual_seed(0), terms=terms)
         turns.append(sweep.figures["turn_degrees"])
     assert turns[1] < 0.5 * turns[0]
+
+
+def test_a_hand_in_the_wrong_place_is_moved_back_as_one(scene):
+    capture, body, observations, exact, surface = scene
+    hand = surface.weights[:, [20, 22]].sum(-1) > 0.9
+    parts = torch.where(hand, 0, -1)
+    shift = torch.tensor([0.006, -0.01, 0.0])
+    vertices = surface.vertices + hand[:, None] * shift
+    registration = Registration(body, capture.camera, observations, exact, list(capture.clips), STILL)
+    generator = torch.Generator().manual_seed(0)
+    estimate = exact
+    for _ in range(4):
+        normals = vertex_normals(vertices, surface.faces)
+        bumps = make_bumps(vertices, surface.faces, normals, 0.06, parts)
+        moving = RegistrationSurface(vertices, surface.faces, surface.weights, normals, bumps=bumps)
+        sweep = registration.sweep(estimate, moving, generator=generator)
+        (move,) = sweep.moves
+        raised = vertices + normals * sweep.heights[:, None]
+        estimate = sweep.estimate
+        vertices = torch.where(hand[:, None], vertices @ move[:3, :3].T + move[:3, 3], raised)
+    left = (vertices - surface.vertices)[hand].norm(dim=-1).mean()
+    assert left < 0.4 * shift.norm()
