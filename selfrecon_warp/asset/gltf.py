@@ -22,7 +22,7 @@ from selfrecon_warp.asset.normal_map import tangents
 from selfrecon_warp.asset.rigged import RiggedMesh, encoded_image
 from selfrecon_warp.asset.seams import SplitMesh, split_at_seams
 from selfrecon_warp.asset.unwrap import Atlas
-from selfrecon_warp.surface.mesh import vertex_normals
+from selfrecon_warp.surface.mesh import has_border, vertex_normals
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 VERTEX_DATA, INDEX_DATA = 34962, 34963
@@ -187,6 +187,8 @@ def _add_material(document: _Document, rigged: RiggedMesh, unlit: bool, image: s
     material: Json = {"name": "person", "pbrMetallicRoughness": surface}
     if rigged.texture is not None:
         surface["baseColorTexture"] = {"index": _add_texture(document, "base colour", rigged.texture, image)}
+    if has_border(rigged.faces):  # programs leave out what they see from behind
+        material["doubleSided"] = True
     if rigged.normal_map is not None:
         material["normalTexture"] = {"index": _add_texture(document, "normals", rigged.normal_map, "png")}
     if unlit:

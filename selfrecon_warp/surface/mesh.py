@@ -34,6 +34,12 @@ def connected_pieces(faces: np.ndarray, vertex_count: int) -> np.ndarray:
     return piece
 
 
+def has_border(faces: np.ndarray) -> bool:
+    """Whether a mesh of ``faces [F, 3]`` is open: has a side that belongs to one face alone."""
+    sides = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    return bool((np.unique(sides, axis=0, return_counts=True)[1] == 1).any())
+
+
 class Smoothing:
     """Half-lazy random walk over mesh edges: averages a vertex with the mean of its neighbours, pass after pass.
 

@@ -149,6 +149,13 @@ def test_unlit_is_an_extension_that_is_declared():
     assert "KHR_materials_unlit" in unlit.json["materials"][0]["extensions"]
 
 
+def test_an_open_mesh_is_seen_from_both_sides():
+    closed = make_rigged()
+    opened = dataclasses.replace(closed, faces=closed.faces[3:])
+    assert "doubleSided" not in Glb(glb_bytes(closed)).json["materials"][0]
+    assert Glb(glb_bytes(opened)).json["materials"][0]["doubleSided"] is True
+
+
 def test_morph_targets_follow_the_motion():
     rigged = make_rigged().with_influences(4)
     random = np.random.default_rng(1)
