@@ -26,7 +26,7 @@ from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.checkpoint import LATEST, load_checkpoint, save_checkpoint
 from selfrecon_warp.train.debug import dump_extraction
 from selfrecon_warp.train.explicit import ExplicitMesh
-from selfrecon_warp.train.hand_choice import WORSE_SHARE, hand_misfit
+from selfrecon_warp.train.hand_choice import choose_hands
 from selfrecon_warp.train.initialisation import RAISED_WITHIN_M, fit_first_shape, heights_near, raise_surface
 from selfrecon_warp.train.kinematics import Poses
 from selfrecon_warp.train.observations import Observations, observe_capture
@@ -202,7 +202,7 @@ class Fit:
         """One registration sweep of all poses to the explicit mesh."""
         avatar, mesh = self.avatar, self.mesh
         settings, explicit = self.config.registration, mesh.vertices.detach()
-        figures = self._choose_hands(explicit, mesh.faces)
+        figures = choose_hands(avatar, explicit, mesh.faces, self.observations)
         worn = with_hands(avatar, explicit, mesh.faces)
         normals = vertex_normals(worn.vertices, worn.faces)
         spacing = settings.bump_spacing if isinstance(avatar.sdf, GridSdf) else None
@@ -225,18 +225,6 @@ class Fit:
             raised = heights_near(explicit, worn.vertices, worn.faces, sweep.heights, RAISED_WITHIN_M)
             mesh.vertices.add_(vertex_normals(explicit, mesh.faces) * raised[:, None])
         return {**sweep.figures, **figures}
-
-    @torch.no_grad()
-    def _choose_hands(self, vertices: Tensor, faces: Tensor) -> dict[str, float]:
-        """Wear the body's hands unless the masks speak against them."""
-        avatar = self.avatar
-        if not self.config.model.body_hands:
-            return {}
-        avatar.hands_worn.fill_(True)
-        handed = with_hands(avatar, vertices, faces)
-        misfit = hand_misfit(avatar, (vertices, faces), handed, self.observations)
-        avatar.hands_worn.copy_(misfit <= WORSE_SHARE)
-        return {"left_hand_misfit": float(misfit[0]), "right_hand_misfit": float(misfit[1])}
 
     def advance(self, progress: FitProgress) -> dict[str, Tensor]:
         """One iteration, with extraction and registration where they are due."""
@@ -271,7 +259,8 @@ class Fit:
         )
         self.iteration += 1
         if self.iteration == self.total:
-            progress.event("hands", **self._choose_hands(self.mesh.vertices.detach(), self.mesh.faces))
+            mesh = self.mesh.vertices.detach(), self.mesh.faces
+            progress.event("hands", **choose_hands(self.avatar, *mesh, self.observations))
         self.epoch += len(frames) / self.observations.frame_count
         self.standing = self.standing[0], self.standing[1] + 1
         return terms

@@ -8,7 +8,7 @@ from torch import Tensor
 from selfrecon_warp.kernels.rasterize import visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.avatar import Avatar
-from selfrecon_warp.surface.hands import HandedMesh
+from selfrecon_warp.surface.hands import HandedMesh, with_hands
 from selfrecon_warp.train.observations import Observations
 
 FRAMES = 24
@@ -18,6 +18,27 @@ MARGIN_PX = 12
 WORSE_SHARE = 0.2
 """Fingers may miss the masks by this share of the hand's pixels more than the free surface does: it was fitted to them,
 and has no gaps to get wrong."""
+
+
+@torch.no_grad()
+def choose_hands(avatar: Avatar, vertices: Tensor, faces: Tensor, observations: Observations) -> dict[str, float]:
+    """Let an avatar wear the body's hands unless its configuration or the masks speak against them.
+
+    Args:
+        avatar: Its ``hands_worn`` are set.
+        vertices: Canonical surface without them [m], ``[V, 3]``.
+        faces: ``[F, 3]``.
+        observations: The capture.
+
+    Returns:
+        What :func:`hand_misfit` says of both; nothing where the configuration forbids them.
+    """
+    if not avatar.config.body_hands:
+        return {}
+    avatar.hands_worn.fill_(True)
+    misfit = hand_misfit(avatar, (vertices, faces), with_hands(avatar, vertices, faces), observations)
+    avatar.hands_worn.copy_(misfit <= WORSE_SHARE)
+    return {"left_hand_misfit": float(misfit[0]), "right_hand_misfit": float(misfit[1])}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from selfrecon_warp.kernels.rasterize import visible_faces
 from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.hands import HandedMesh, body_hand, wear_hands, with_hands
-from selfrecon_warp.train.hand_choice import WORSE_SHARE, hand_misfit
+from selfrecon_warp.train.hand_choice import WORSE_SHARE, choose_hands, hand_misfit
 from selfrecon_warp.train.observations import observe_capture
 
 
@@ -56,6 +56,18 @@ def test_hands_that_the_masks_do_not_show_are_worse_than_fists(scene):
     misfit = hand_misfit(avatar, plain, with_hands(avatar, *plain), clenched)
     assert misfit[0] > WORSE_SHARE
     assert misfit[1].abs() < 0.05
+
+
+@torch.no_grad()
+def test_hands_are_worn_while_the_masks_agree(scene):
+    avatar, observations = scene
+    plain = fists(avatar)
+    clenched = replace(observations, masks=drawn(avatar, *plain))
+    assert choose_hands(avatar, *plain, clenched)["left_hand_misfit"] > WORSE_SHARE
+    assert avatar.hands_worn.tolist() == [False, True]
+    assert with_hands(avatar, *plain).sides == [1]
+    choose_hands(avatar, *plain, observations)
+    assert avatar.hands_worn.tolist() == [True, True]
 
 
 @torch.no_grad()
