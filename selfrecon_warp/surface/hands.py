@@ -32,6 +32,8 @@ SEAM_M = 0.004
 """The body's hand begins so far beyond the cut."""
 BLEND_M = 0.03
 """Up to here beyond the cut the hand is drawn onto the surface that it replaces."""
+DRAWN_M = 0.008
+"""A surface further off than this is less and less followed, from twice this on not at all: it is a wide sleeve."""
 REACH_M = 0.3
 """A piece beyond the cut that extends further than this from the wrist is more than a hand."""
 
@@ -193,4 +195,5 @@ def _drawn_on(hand: Hand, replaced: tuple[Tensor, Tensor]) -> Tensor:
     onto = (barycentrics[..., None] * surface[faces[face].long()]).sum(1)
     share = ((BLEND_M - height[near]) / (BLEND_M - SEAM_M)).clamp(0.0, 1.0)
     share = share * share * (3.0 - 2.0 * share)
+    share = share * (2.0 - (onto - points).norm(dim=-1) / DRAWN_M).clamp(0.0, 1.0)
     return hand.vertices.index_copy(0, near, points + share[:, None] * (onto - points))

@@ -36,10 +36,11 @@ WIDEST_GAP_M = 0.06
 LEAST_AREA_M2 = 0.01
 """and is at least this large."""
 RIM_GAP_M = 0.004
-"""Around a lid, what looks down belongs to it up to here."""
+RIM_DOWNWARD = 0.5
+"""Towards the legs, what looks down so much belongs to it up to here."""
 RIM_PASSES = 6
 """Smoothing of its edge."""
-DOWNWARD = 0.5
+DOWNWARD = 0.7
 """Cosine between a lid's normal and straight down, at least."""
 HIDDEN_SHARE = 0.35
 HIDDEN_PASSES = 12
@@ -97,14 +98,16 @@ def find_lids(vertices: Tensor, faces: Tensor, body: CanonicalBody, seen: Callab
         return none
     gap, nearest, _ = closest_point(vertices, body.vertices, body.faces)
     at_legs = body.weights[:, LEGS].sum(-1)[body.faces[nearest]].mean(-1) > 0.5
-    downward = (vertex_normals(vertices, faces)[:, 1] < -DOWNWARD) & at_legs
-    lid = _large(vertices, faces, downward & (gap > LEAST_GAP_M), gap)
+    slope = -vertex_normals(vertices, faces)[:, 1]
+    downward = (slope > DOWNWARD) & at_legs & (gap > LEAST_GAP_M)
+    lid = _large(vertices, faces, downward, gap)
     if not bool(lid.any()):
         return none
     smoothing = Smoothing(mesh_edges(faces).vertex_index, len(vertices))
     hidden = smoothing((~seen()).to(vertices)[:, None], HIDDEN_PASSES)[:, 0] > HIDDEN_SHARE
-    lid = _large(vertices, faces, downward & hidden & (gap > LEAST_GAP_M), gap)
-    lid = _grown(lid, faces, downward & (gap > RIM_GAP_M))
+    lid = _large(vertices, faces, downward & hidden, gap)
+    rim = (slope > RIM_DOWNWARD) & at_legs & (gap > RIM_GAP_M) & (gap < LEAST_GAP_M)
+    lid = _grown(lid, faces, downward | rim)
     smooth = torch.zeros_like(gap).index_put_((faces[lid].flatten().long(),), torch.ones_like(gap[0]))
     smooth = smoothing(smooth[:, None], RIM_PASSES)[:, 0]
     return smooth[faces.long()].mean(-1) > 0.5
