@@ -43,7 +43,7 @@ def morphs_from_avatar(avatar: Avatar, vertices: np.ndarray, count: int) -> Morp
     """
     points = torch.from_numpy(vertices).to(avatar.codes)
     chunks = points.split(max(1, POINTS_AT_ONCE // len(avatar.codes)))
-    moved = torch.cat([avatar.deformation.offset(chunk, avatar.codes).cpu() for chunk in chunks], 1)
+    moved = torch.cat([avatar.deformation.displacement(chunk, avatar.codes).cpu() for chunk in chunks], 1)
     return principal_morphs(moved.numpy(), count)
 
 

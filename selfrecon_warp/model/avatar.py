@@ -10,7 +10,7 @@ from selfrecon_warp.config import ModelConfig
 from selfrecon_warp.errors import ConfigError
 from selfrecon_warp.kernels.weight_field import build_weight_field
 from selfrecon_warp.model.appearance import Appearance, GridAppearance, MlpAppearance
-from selfrecon_warp.model.body import BodyModel, CanonicalBody
+from selfrecon_warp.model.body import BodyModel, CanonicalBody, hand_places
 from selfrecon_warp.model.deformation import BasisOffset, Deformation, MlpOffset, Offset, smooth_codes
 from selfrecon_warp.model.sdf import CanonicalSdf, GridSdf, MlpSdf
 
@@ -30,7 +30,6 @@ class Avatar(nn.Module):
 
     Attributes:
         hand_moves: How the body's hands are moved in canonical space, left and right, ``[2, 4, 4]`` similarities.
-        hands_worn: Whether the surface wears the body's hands, ``[2]`` bool; see ``surface/hands.py``.
     """
 
     betas: Tensor
@@ -38,7 +37,6 @@ class Avatar(nn.Module):
     lower: Tensor
     upper: Tensor
     hand_moves: Tensor
-    hands_worn: Tensor
 
     def __init__(
         self,
@@ -60,7 +58,6 @@ class Avatar(nn.Module):
         self.register_buffer("betas", betas.clone())
         self.register_buffer("joint_offsets", joint_offsets.clone())
         self.register_buffer("hand_moves", torch.eye(4).to(betas).repeat(2, 1, 1))
-        self.register_buffer("hands_worn", torch.tensor([config.body_hands] * 2, device=betas.device))
         canonical = self.canonical_body()
         lower, upper = _box(config, canonical.vertices)
         self.register_buffer("lower", lower)
@@ -74,7 +71,12 @@ class Avatar(nn.Module):
         self.codes = nn.Parameter(smooth_codes(len(poses), config.offset.code_length).to(poses))
         self.colour_codes = nn.Parameter(smooth_codes(len(poses), config.appearance.code_length).to(poses))
         self.deformation = Deformation(
-            _offset(config), skinning_volume, self.lower, self.upper, config.skinning_at_offset
+            _offset(config),
+            skinning_volume,
+            self.lower,
+            self.upper,
+            config.skinning_at_offset,
+            hand_places(canonical) if config.body_hands else None,
         ).to(poses.device)
         self.sdf = _sdf(config, self.lower, self.upper).to(poses.device)
         self.appearance = _appearance(config, self.lower, self.upper, self.sdf.feature_size).to(poses.device)
@@ -93,6 +95,14 @@ class Avatar(nn.Module):
     def fitted_state(self) -> dict[str, Tensor]:
         """Everything a fit found, the body model's own arrays left out."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("body.")}
+
+    @property
+    def hands_worn(self) -> Tensor:
+        """Whether the surface wears the body's hands, left and right, ``[2]`` bool, or ``[0]`` where they are ruled out.
+
+        See ``surface/hands.py``.
+        """
+        return self.deformation.hands_worn
 
     def canonical_body(self) -> CanonicalBody:
         """The naked body in the canonical pose, at the current shape."""

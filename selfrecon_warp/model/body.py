@@ -35,6 +35,12 @@ CANONICAL_ANGLES = {0: (10.0, -10.0, -45.0, 45.0), 1: (7.0, -7.0, -55.0, 55.0)}
 CANONICAL_JOINTS = (1, 2, 16, 17)
 
 
+LOWER_ARMS = ((18, 20, 22), (19, 21, 23))
+"""SMPL's elbow, wrist and hand joints, left and right."""
+HAND_SHARE = 0.2
+"""Where a hand begins between the wrist and the hand joint: beyond most sleeves, before the thumb leaves the palm."""
+
+
 @dataclass(frozen=True)
 class CanonicalBody:
     """The naked body in the canonical pose, root at its rest position, without translation.
@@ -262,6 +268,20 @@ class BodyModel(nn.Module):
         for ancestors in self.ancestors:
             frames = frames.index_select(1, ancestors) @ frames
         return frames[:, :-1]
+
+
+def hand_places(body: CanonicalBody) -> Tensor | None:
+    """Where a body's hands begin [m] and, as unit vectors, where they point to, left and right, ``[2, 2, 3]``.
+
+    ``None`` for a body without SMPL's joints.
+    """
+    if len(body.joints) <= max(max(arm) for arm in LOWER_ARMS):
+        return None
+    places = []
+    for _, wrist, hand in LOWER_ARMS:
+        along = body.joints[hand] - body.joints[wrist]
+        places.append(torch.stack([body.joints[wrist] + HAND_SHARE * along, along / along.norm()]))
+    return torch.stack(places)
 
 
 def load_body(path: Path | None = None, gender: str = "neutral") -> BodyModel:

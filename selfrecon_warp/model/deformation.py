@@ -119,8 +119,18 @@ class BasisOffset(Offset):
         return displacement, jacobian
 
 
+HAND_M = 0.09
+"""The middle of a hand lies so far beyond its origin,"""
+HAND_REACH_M = (0.13, 0.16)
+"""from which the hand reaches so far, and fades out up to there."""
+HAND_BLEND_M = 0.03
+"""A hand begins gradually over this length."""
+
+
 class Deformation(nn.Module):
     """Offset, then linear blend skinning with weights from a volume around the canonical body.
+
+    Hands that the avatar wears keep their shape: towards them the offset fades out.
 
     Args:
         offset: The learned displacement.
@@ -129,16 +139,32 @@ class Deformation(nn.Module):
         upper: Opposite corner [m], ``[3]``.
         weights_at_offset: Look weights up at the offset point, as the paper does; else at the canonical point, which
             lets a mesh keep its weights for as long as its vertices stand.
+        hands: Where hands begin and, as unit vectors, where they point to, ``[H, 2, 3]``; none by default.
+
+    Attributes:
+        hands_worn: Which of them keep their shape, ``[H]`` bool; all at first.
     """
 
     weights: Tensor
     lower: Tensor
     upper: Tensor
+    hands: Tensor
+    hands_worn: Tensor
 
-    def __init__(self, offset: Offset, weights: Tensor, lower: Tensor, upper: Tensor, weights_at_offset: bool):
+    def __init__(
+        self,
+        offset: Offset,
+        weights: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        weights_at_offset: bool,
+        hands: Tensor | None = None,
+    ):
         super().__init__()
         self.offset = offset
         self.weights_at_offset = weights_at_offset
+        self.register_buffer("hands", lower.new_zeros(0, 2, 3) if hands is None else hands)
+        self.register_buffer("hands_worn", torch.ones(len(self.hands), dtype=torch.bool, device=self.hands.device))
         self.register_buffer("weights", weights)
         self.register_buffer("lower", lower)
         self.register_buffer("upper", upper)
@@ -155,6 +181,25 @@ class Deformation(nn.Module):
         J = weights.shape[1]
         return weights.view(B, R, J), gradient.transpose(1, 2).view(B, R, 3, J).transpose(2, 3)
 
+    def displacement(self, points: Tensor, codes: Tensor) -> Tensor:
+        """What the offset moves points ``[P, 3]`` or ``[B, P, 3]`` by [m], for codes ``[B, C]``: ``[B, P, 3]``."""
+        moved: Tensor = self.offset(points, codes)
+        return moved * self._freedom(points)[0][..., None] if len(self.hands) else moved
+
+    def _freedom(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Share of the offset that points ``[..., 3]`` are moved by, ``[...]``, and its gradient [1/m], ``[..., 3]``."""
+        origin, axis = self.hands.unbind(1)
+        along = ((points[..., None, :] - origin) * axis).sum(-1) / HAND_BLEND_M
+        beyond, beyond_slope = _smooth_step(along)
+        away = points[..., None, :] - (origin + HAND_M * axis)
+        distance = away.norm(dim=-1).clamp_min(1e-9)
+        near, far = HAND_REACH_M
+        within, within_slope = _smooth_step((far - distance) / (far - near))
+        gradient = (within * beyond_slope / HAND_BLEND_M)[..., None] * axis
+        gradient = gradient - (beyond * within_slope / (far - near) / distance)[..., None] * away
+        worn = self.hands_worn.to(points)
+        return 1.0 - (worn * beyond * within).sum(-1), -(worn[:, None] * gradient).sum(-2)
+
     def forward(
         self, points: Tensor, codes: Tensor, bones: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -169,7 +214,7 @@ class Deformation(nn.Module):
         Returns:
             Posed positions [m, world] and displacement inside canonical space [m], ``[B, P, 3]`` each.
         """
-        displacement = self.offset(points, codes)
+        displacement = self.displacement(points, codes)
         moved = points + displacement
         if weights is None or self.weights_at_offset:
             weights = self.skinning_weights(moved if self.weights_at_offset else points)
@@ -186,6 +231,10 @@ class Deformation(nn.Module):
         Differentiable in the points ``[B, R, 3]``, codes, bones and the offset's parameters.
         """
         displacement, offset_jacobian = self.offset.with_jacobian(points, codes)
+        if len(self.hands):
+            freedom, slope = self._freedom(points)
+            offset_jacobian = freedom[..., None, None] * offset_jacobian + displacement[..., None] * slope[..., None, :]
+            displacement = freedom[..., None] * displacement
         moved = points + displacement
         offset_jacobian = offset_jacobian + torch.eye(3, dtype=points.dtype, device=points.device)
         weights, gradient = self._weights_and_gradient(moved if self.weights_at_offset else points)
@@ -195,3 +244,9 @@ class Deformation(nn.Module):
         posed, linear = skin_points_jacobian(moved, weights, None, bones)
         _, full = skin_points_jacobian(moved, weights, gradient, bones)
         return posed, linear @ offset_jacobian + (full - linear), offset_jacobian
+
+
+def _smooth_step(x: Tensor) -> tuple[Tensor, Tensor]:
+    """0 up to 0, 1 from 1 on, and smooth between; with its derivative."""
+    x = x.clamp(0.0, 1.0)
+    return x * x * (3.0 - 2.0 * x), 6.0 * x * (1.0 - x)

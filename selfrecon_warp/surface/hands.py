@@ -15,19 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfrecon_warp.kernels.closest_point import closest_point
 from selfrecon_warp.model.avatar import Avatar
-from selfrecon_warp.model.body import CanonicalBody
+from selfrecon_warp.model.body import LOWER_ARMS, CanonicalBody, hand_places
 from selfrecon_warp.surface.mesh import connected_pieces
 from selfrecon_warp.surface.sewing import clip, zip_loops
 
-LOWER_ARMS = ((18, 20, 22), (19, 21, 23))
-"""SMPL's elbow, wrist and hand joints, left and right."""
-
-CUT_SHARE = 0.2
-"""Where the cut lies between the wrist and the hand joint: beyond most sleeves, before the thumb leaves the palm."""
 SEAM_M = 0.004
 """The body's hand begins so far beyond the cut."""
 BLEND_M = 0.03
@@ -88,11 +82,10 @@ def body_hand(body: CanonicalBody, side: int, move: Tensor) -> Hand | None:
     Returns:
         The hand; ``None`` where the body has no such joints or no simple cross-section at the wrist.
     """
-    if body.weights.shape[1] <= max(LOWER_ARMS[side]):
+    places = hand_places(body)
+    if places is None:
         return None
-    _, wrist, hand = LOWER_ARMS[side]
-    along = body.joints[hand] - body.joints[wrist]
-    origin, axis = body.joints[wrist] + CUT_SHARE * along, normalize(along, dim=0)
+    origin, axis = places[side]
     mine = body.weights[:, LOWER_ARMS[side]].sum(-1) > 0.5
     faces = body.faces[mine[body.faces].all(-1)]
     vertices = body.vertices @ move[:3, :3].T + move[:3, 3]

@@ -33,7 +33,7 @@ def choose_hands(avatar: Avatar, vertices: Tensor, faces: Tensor, observations: 
     Returns:
         What :func:`hand_misfit` says of both; nothing where the configuration forbids them.
     """
-    if not avatar.config.body_hands:
+    if not len(avatar.hands_worn):
         return {}
     avatar.hands_worn.fill_(True)
     misfit = hand_misfit(avatar, (vertices, faces), with_hands(avatar, vertices, faces), observations)

@@ -48,7 +48,7 @@ def regulariser_terms(
             avatar, surface, offset_jacobian, codes, weights.rigidity_scale, method, generator
         )
     if weights.offset > 0:
-        terms["offset"] = loss_offset(avatar.deformation.offset(points, codes))
+        terms["offset"] = loss_offset(avatar.deformation.displacement(points, codes))
     if weights.temporal > 0 and avatar.poses.requires_grad:
         joints = avatar.joints(with_translation=method.temporal_translation)
         terms["temporal"] = loss_temporal(joints, clips, method.temporal_window, method.temporal_kept)

@@ -90,7 +90,7 @@ class Reconstruction:
     @torch.no_grad()
     def offset(self, frame: int) -> Tensor:
         """Canonical positions [m] of the vertices as one frame's learned offset alone moves them, ``[V, 3]``."""
-        displacement: Tensor = self.avatar.deformation.offset(self.vertices, self.avatar.codes[frame : frame + 1])
+        displacement: Tensor = self.avatar.deformation.displacement(self.vertices, self.avatar.codes[frame : frame + 1])
         return self.vertices + displacement[0]
 
     @torch.no_grad()

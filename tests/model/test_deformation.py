@@ -14,11 +14,14 @@ def linear_volume() -> torch.Tensor:
     return torch.stack([first, 1.0 - first], -1).contiguous()
 
 
-def make(kind: str, at_offset: bool) -> tuple[Deformation, torch.Tensor, torch.Tensor, torch.Tensor]:
+HANDS = torch.tensor([[[0.2, 0.1, 0.0], [0.8, -0.6, 0.0]], [[-0.2, 0.1, 0.0], [-0.8, -0.6, 0.0]]]).double()
+
+
+def make(kind: str, at_offset: bool, hands=None) -> tuple[Deformation, torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     offset = BasisOffset(6, 16, 2, 3) if kind == "basis" else MlpOffset(6, 16, 2, 3)
     torch.nn.init.normal_(offset.network.last.weight, 0.0, 0.05)
-    deformation = Deformation(offset.double(), linear_volume(), LOWER, UPPER, at_offset)
+    deformation = Deformation(offset.double(), linear_volume(), LOWER, UPPER, at_offset, hands)
     codes = torch.randn(2, 6, dtype=torch.float64)
     bones = torch.eye(4, dtype=torch.float64).repeat(2, 2, 1, 1)
     bones[..., :3, :3] = rotation_from_axis_angle(0.4 * torch.randn(2, 2, 3, dtype=torch.float64))
@@ -27,10 +30,13 @@ def make(kind: str, at_offset: bool) -> tuple[Deformation, torch.Tensor, torch.T
     return deformation, points, codes, bones
 
 
+@pytest.mark.parametrize("hands", [None, HANDS], ids=["free", "hands"])
 @pytest.mark.parametrize("at_offset", [True, False])
 @pytest.mark.parametrize("kind", ["basis", "mlp"])
-def test_jacobian_is_the_derivative_of_the_map(kind, at_offset):
-    deformation, points, codes, bones = make(kind, at_offset)
+def test_jacobian_is_the_derivative_of_the_map(kind, at_offset, hands):
+    deformation, points, codes, bones = make(kind, at_offset, hands)
+    if hands is not None:  # about both hands' beginnings and rims
+        points = HANDS[torch.arange(2), 0][:, None] + 0.2 * points
     posed, jacobian, offset_jacobian = deformation.with_jacobian(points, codes, bones)
     torch.testing.assert_close(posed, deformation(points, codes, bones)[0])
     step = 1e-6
@@ -41,6 +47,19 @@ def test_jacobian_is_the_derivative_of_the_map(kind, at_offset):
         torch.testing.assert_close(jacobian[..., axis], (ahead[0] - behind[0]) / (2 * step), rtol=1e-5, atol=1e-6)
         slope = (ahead[1] - behind[1]) / (2 * step) + moved / step
         torch.testing.assert_close(offset_jacobian[..., axis], slope, rtol=1e-5, atol=1e-6)
+
+
+def test_hands_that_are_worn_ride_on_the_bones_alone():
+    deformation, points, codes, _ = make("mlp", False, HANDS)
+    within = HANDS[:, 0] + 0.08 * HANDS[:, 1]
+    before = HANDS[:, 0] - 0.01 * HANDS[:, 1]
+    assert (deformation.displacement(within, codes) == 0).all()
+    free = deformation.offset(torch.cat([within, before, points[0]]), codes)
+    torch.testing.assert_close(deformation.displacement(before, codes), free[:, 2:4])
+    deformation.hands_worn[1] = False
+    moved = deformation.displacement(within, codes)
+    assert (moved[:, 0] == 0).all()
+    torch.testing.assert_close(moved[:, 1], free[:, 1])
 
 
 def test_shared_points_deform_as_batched_ones():

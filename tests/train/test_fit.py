@@ -134,7 +134,7 @@ def test_every_learned_part_moves_and_losses_stay_finite(capture, networks):
     after = states(fit)
     still = {name for name in before if before[name].numel() and torch.equal(before[name], after[name])}
     fixed = {"betas", "joint_offsets", "lower", "upper", "camera.quat", "camera.principal", "sdf.base"}
-    fixed |= {"hand_moves", "hands_worn"}
+    fixed |= {"hand_moves"}
     assert {name.split(".")[0] for name in still - fixed} <= {"deformation", "sdf", "appearance"}
     moved = {name.split(".")[0] for name in before.keys() - still}
     assert {"sdf", "deformation", "appearance", "codes", "poses", "trans", "camera"} <= moved
