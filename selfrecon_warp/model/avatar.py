@@ -98,7 +98,7 @@ class Avatar(nn.Module):
 
     @property
     def hands_worn(self) -> Tensor:
-        """Whether the surface wears the body's hands, left and right, ``[2]`` bool, or ``[0]`` where they are ruled out.
+        """Whether the surface wears the body's hands, left and right, ``[2]`` bool; ``[0]`` where they are ruled out.
 
         See ``surface/hands.py``.
         """

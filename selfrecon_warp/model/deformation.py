@@ -187,7 +187,7 @@ class Deformation(nn.Module):
         return moved * self._freedom(points)[0][..., None] if len(self.hands) else moved
 
     def _freedom(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of the offset that points ``[..., 3]`` are moved by, ``[...]``, and its gradient [1/m], ``[..., 3]``."""
+        """Share of the offset that moves points ``[..., 3]``, ``[...]``, and its gradient [1/m], ``[..., 3]``."""
         origin, axis = self.hands.unbind(1)
         along = ((points[..., None, :] - origin) * axis).sum(-1) / HAND_BLEND_M
         beyond, beyond_slope = _smooth_step(along)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from selfrecon_warp.kernels.rasterize import visible_faces
-from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.surface.hands import HandedMesh, with_hands
 from selfrecon_warp.train.observations import Observations
@@ -59,11 +58,15 @@ def hand_misfit(avatar: Avatar, plain: tuple[Tensor, Tensor], handed: HandedMesh
     frames = torch.linspace(0, N - 1, min(FRAMES, N), device=plain[0].device).round().long().unique()
     bones = avatar.bones(frames)
     more, own = plain[0].new_zeros(2), plain[0].new_zeros(2)
-    weights = [avatar.deformation.skinning_weights(vertices) for vertices in (plain[0], handed.vertices)]
+    meshes = plain, (handed.vertices, handed.faces)
+    weights = [avatar.deformation.skinning_weights(vertices) for vertices, _ in meshes]
+    worn = avatar.hands_worn.clone()
     for b, frame in enumerate(frames.tolist()):
         drawn, pixels = [], plain[0]
-        for (vertices, faces), mixed in zip((plain, (handed.vertices, handed.faces)), weights, strict=True):
-            pixels = avatar.camera.project(skin_points(vertices, mixed, bones[b : b + 1]))
+        code = avatar.codes[frame : frame + 1]
+        for has, (vertices, faces), mixed in zip((False, True), meshes, weights, strict=True):
+            avatar.hands_worn.fill_(has)  # without, the learned offset moves them
+            pixels = avatar.camera.project(avatar.deformation(vertices, code, bones[b : b + 1], mixed)[0])
             drawn.append(visible_faces(pixels, faces, H, W)[0])
         wrong = [(face >= 0) != observations.masks[frame] for face in drawn]
         shown = handed.side[handed.faces[:, 0].long()][drawn[1].clamp_min(0).long()]
@@ -74,4 +77,5 @@ def hand_misfit(avatar: Avatar, plain: tuple[Tensor, Tensor], handed: HandedMesh
             box = slice(lower[1], upper[1]), slice(lower[0], upper[0])
             more[side] += wrong[1][box].sum() - wrong[0][box].sum()
             own[side] += ((shown == side) & (drawn[1] >= 0)).sum()
+    avatar.hands_worn.copy_(worn)
     return more / own.clamp_min(1.0)
