@@ -40,7 +40,7 @@ RIM_DOWNWARD = 0.5
 """Towards the legs, what looks down so much belongs to it up to here."""
 RIM_PASSES = 6
 """Smoothing of its edge."""
-DOWNWARD = 0.7
+DOWNWARD = 0.85
 """Cosine between a lid's normal and straight down, at least."""
 HIDDEN_SHARE = 0.35
 HIDDEN_PASSES = 12
