@@ -39,8 +39,9 @@ RIM_GAP_M = 0.004
 RIM_DOWNWARD = 0.5
 """Towards the legs, what looks down so much belongs to it up to here."""
 RIM_PASSES = 6
-"""Smoothing of its edge."""
-DOWNWARD = 0.85
+RIM_SHARE = 0.75
+"""Towards the cloth it ends where less than this is left of it after so many passes of smoothing: hems are round."""
+DOWNWARD = 0.5
 """Cosine between a lid's normal and straight down, at least."""
 HIDDEN_SHARE = 0.35
 HIDDEN_PASSES = 12
@@ -108,9 +109,9 @@ def find_lids(vertices: Tensor, faces: Tensor, body: CanonicalBody, seen: Callab
     lid = _large(vertices, faces, downward & hidden, gap)
     rim = (slope > RIM_DOWNWARD) & at_legs & (gap > RIM_GAP_M) & (gap < LEAST_GAP_M)
     lid = _grown(lid, faces, downward | rim)
-    smooth = torch.zeros_like(gap).index_put_((faces[lid].flatten().long(),), torch.ones_like(gap[0]))
-    smooth = smoothing(smooth[:, None], RIM_PASSES)[:, 0]
-    return smooth[faces.long()].mean(-1) > 0.5
+    inner = (gap < LEAST_GAP_M).to(vertices).index_put_((faces[lid].flatten().long(),), torch.ones_like(gap[0]))
+    inner = smoothing(inner[:, None], RIM_PASSES)[:, 0]
+    return lid & (inner[faces.long()].mean(-1) > RIM_SHARE)
 
 
 def _large(vertices: Tensor, faces: Tensor, chosen: Tensor, gap: Tensor) -> Tensor:
