@@ -57,7 +57,8 @@ class Sphere:
 def sphere(tmp_path_factory) -> Sphere:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("sphere")
-    config, body = load_config("smoke", [f"output_cell={CELL}"]), load_body()
+    no_person = ["model.body_hands=false", "model.open_hems=false"]
+    config, body = load_config("smoke", [f"output_cell={CELL}", *no_person]), load_body()
     betas = torch.zeros(10)
     canonical = body.canonical(betas, config.model.canonical_pose)
     poses = canonical.pose.repeat(FRAMES, 1, 1)

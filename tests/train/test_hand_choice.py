@@ -21,6 +21,7 @@ def scene(tmp_path_factory):
     body = default_body()
     settings = load_config("fast", ["model.sdf.grid.log2_size=10", "model.appearance.grid.log2_size=10"]).model
     avatar = Avatar(settings, body, capture.camera, capture.poses, capture.trans, capture.betas, torch.zeros(24, 3))
+    avatar.codes.data.zero_()  # no offset
     return avatar, observe_capture(capture, torch.device("cpu"))
 
 
