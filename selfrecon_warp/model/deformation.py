@@ -124,7 +124,7 @@ HAND_M = 0.09
 HAND_REACH_M = (0.13, 0.16)
 """from which the hand reaches so far, and fades out up to there."""
 HAND_BLEND_M = 0.03
-"""A hand begins gradually over this length."""
+"""A hand begins gradually over this length: the offset fades out, and its shape leaves the surface that it replaces."""
 
 
 class Deformation(nn.Module):

@@ -19,13 +19,12 @@ from torch import Tensor
 from selfrecon_warp.kernels.closest_point import closest_point
 from selfrecon_warp.model.avatar import Avatar
 from selfrecon_warp.model.body import LOWER_ARMS, CanonicalBody, hand_places
+from selfrecon_warp.model.deformation import HAND_BLEND_M
 from selfrecon_warp.surface.mesh import connected_pieces
 from selfrecon_warp.surface.sewing import clip, zip_loops
 
 SEAM_M = 0.004
 """The body's hand begins so far beyond the cut."""
-BLEND_M = 0.03
-"""Up to here beyond the cut the hand is drawn onto the surface that it replaces."""
 DRAWN_M = 0.008
 """A surface further off than this is less and less followed, from twice this on not at all: it is a wide sleeve."""
 REACH_M = 0.3
@@ -181,12 +180,12 @@ def _beyond(vertices: Tensor, faces: Tensor, height: Tensor, hand: Hand) -> Tens
 def _drawn_on(hand: Hand, replaced: tuple[Tensor, Tensor]) -> Tensor:
     """The hand's vertices, near the cut drawn onto the surface that it replaces."""
     height = (hand.vertices - hand.origin) @ hand.axis
-    near = (height < BLEND_M).nonzero()[:, 0]
+    near = (height < HAND_BLEND_M).nonzero()[:, 0]
     points = hand.vertices[near]
     surface, faces = replaced
     _, face, barycentrics = closest_point(points, surface, faces)
     onto = (barycentrics[..., None] * surface[faces[face].long()]).sum(1)
-    share = ((BLEND_M - height[near]) / (BLEND_M - SEAM_M)).clamp(0.0, 1.0)
+    share = ((HAND_BLEND_M - height[near]) / (HAND_BLEND_M - SEAM_M)).clamp(0.0, 1.0)
     share = share * share * (3.0 - 2.0 * share)
     share = share * (2.0 - (onto - points).norm(dim=-1) / DRAWN_M).clamp(0.0, 1.0)
     return hand.vertices.index_copy(0, near, points + share[:, None] * (onto - points))

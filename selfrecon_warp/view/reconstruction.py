@@ -57,7 +57,7 @@ class Reconstruction:
             self.vertices, self.faces = open_hems(
                 (self.vertices, self.faces), avatar.canonical_body(), avatar.sdf, self._seen
             )
-        self._weights = avatar.deformation.skinning_weights(self.vertices)
+            self._weights = avatar.deformation.skinning_weights(self.vertices)
         steps = DIFFERENCE_M * torch.eye(3, device=self.vertices.device)
         self._stencil = (self.vertices + steps[:, None]).flatten(0, 1)  # [3V, 3], x of all vertices first
         self._stencil_weights = avatar.deformation.skinning_weights(self._stencil)

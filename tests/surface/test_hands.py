@@ -4,9 +4,10 @@ import trimesh
 
 from selfrecon_warp.kernels.closest_point import closest_point
 from selfrecon_warp.model.body import load_body
+from selfrecon_warp.model.deformation import HAND_BLEND_M
 from selfrecon_warp.surface.distance import signed_distance_to_body
 from selfrecon_warp.surface.extraction import extract_mesh, lattice
-from selfrecon_warp.surface.hands import BLEND_M, body_hand, wear_hands
+from selfrecon_warp.surface.hands import body_hand, wear_hands
 
 CELL = 0.016
 
@@ -57,7 +58,7 @@ def test_a_surface_with_hands_is_closed_and_has_the_bodys_fingers(body, mittens)
     assert distance(handed.vertices[free], vertices, faces).max() < 1e-5
     for side, hand in enumerate(hands_of(body)):
         mine = handed.vertices[handed.side == side]
-        far = mine[(mine - hand.origin) @ hand.axis > BLEND_M]
+        far = mine[(mine - hand.origin) @ hand.axis > HAND_BLEND_M]
         assert distance(far, body.vertices, body.faces).max() < 1e-5
         near = mine[(mine - hand.origin) @ hand.axis < 0.005]
         assert distance(near, vertices, faces).max() < 1e-3
