@@ -117,7 +117,10 @@ class RegistrationConfig(Section):
     acceleration_m: float = Field(
         0.008, gt=0, description="second difference of bone markers, at 3 degrees of turn a frame [m]"
     )
-    pose_degrees: float = Field(2.0, gt=0, description="distance of joint rotations to the given ones [degrees]")
+    pose_degrees: float = Field(3.0, gt=0, description="distance of joint rotations to the given ones [degrees]")
+    usual_spread: float | None = Field(
+        1.0, gt=0, description="distance of joint rotations to their mean, by the given ones' to theirs; null for none"
+    )
     trans_m: float = Field(0.03, gt=0, description="distance of translations to the given ones [m]")
     shape: float = Field(0.3, gt=0, description="distance of shape coefficients to the given ones")
     joint_m: float = Field(0.003, gt=0, description="distance of rest joints to the body model's [m]")

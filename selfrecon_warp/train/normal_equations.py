@@ -1,4 +1,7 @@
-"""Normal equations of a whole sequence: banded in time, bordered by the unknowns that all frames share."""
+"""Normal equations of a whole sequence: banded in time, bordered by the unknowns that all frames share.
+
+What ties a frame to the mean of all frames would fill the matrix; the mean joins the border as an unknown instead.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ class NormalEquations:
         self.mixed = like.new_zeros(frames, unknowns, shared)
         self.shared = like.new_zeros(shared, shared)
         self.shared_right = like.new_zeros(shared)
+        self.mean_weight = like.new_zeros(unknowns)
+        self.mean_right = like.new_zeros(unknowns)
 
     @property
     def shared_count(self) -> int:
@@ -97,22 +102,49 @@ class NormalEquations:
                 self.ahead[i - k][places[k]] += weight * left.mT @ parts[k]
         return weight * float((difference**2).sum())
 
-    def solve(self) -> tuple[Tensor, Tensor]:
+    def add_deviations(self, values: Tensor, weight: Tensor) -> None:
+        """Add deviations from the mean over all frames, which may move itself.
+
+        Args:
+            values: How far each unknown lies from its mean, ``[N, D]``.
+            weight: Of every squared deviation, ``[D]``.
+        """
+        self.diagonal.diagonal(dim1=1, dim2=2).add_(weight)
+        self.right -= weight * values
+        self.mean_weight += weight
+        self.mean_right += weight * values.sum(0)
+
+    def solve(self, still: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Steps of the frames ``[N, D]`` and of the shared unknowns ``[S]``.
 
         Cholesky factorisation over the frames, Schur complement over the shared unknowns; in double precision.
+
+        Args:
+            still: Directions ``[C, N, D]`` along which the frames' steps must sum to zero: what nothing tells apart
+                from the shared unknowns, so that none of these makes up for a step that is not taken.
         """
         N, D = self.right.shape
-        right = torch.cat([self.mixed, self.right[..., None]], -1).double()
-        solved = self._solve_frames(right)
-        shared = right.new_zeros(self.shared_count)
-        if self.shared_count:
-            mixed, flat = right[..., :-1].reshape(N * D, -1), solved.reshape(N * D, -1)
-            complement = self.shared.double() - mixed.T @ flat[:, :-1]
+        means = self.mean_weight.nonzero()[:, 0]
+        by_mean = -torch.diag(self.mean_weight)[:, means].expand(N, -1, -1)
+        still = self.right.new_zeros(0, N, D) if still is None else still
+        border = torch.cat([self.mixed, by_mean], -1).double().reshape(N * D, -1)
+        right = torch.cat([still, self.right[None]]).double()
+        sides = torch.cat([border.view(N, D, -1), right.permute(1, 2, 0)], -1)
+        by_border, frames = self._solve_frames(sides).reshape(N * D, -1).split([border.shape[1], len(right)], 1)
+        shared = torch.zeros(border.shape[1], len(right), dtype=border.dtype, device=border.device)
+        if len(shared):
+            shared[:, -1] = torch.cat([self.shared_right, self.mean_right[means]])
+            corner = torch.block_diag(self.shared, torch.diag(N * self.mean_weight[means])).double()
+            complement = corner - border.T @ by_border
             complement.diagonal().add_(1e-6 * complement.max())
-            shared = torch.linalg.solve(complement, self.shared_right.double() - mixed.T @ flat[:, -1])
-        frames = solved[..., -1] - solved[..., :-1] @ shared
-        return frames.to(self.right), shared.to(self.right)
+            shared = torch.linalg.solve(complement, shared - border.T @ frames)
+            frames = frames - by_border @ shared
+        steps = torch.cat([frames, shared]).T
+        if len(still):
+            sums = right[:-1].flatten(1) @ frames
+            steps[-1] -= torch.linalg.solve(sums[:, :-1], sums[:, -1]) @ steps[:-1]
+        step = steps[-1].to(self.right)
+        return step[: N * D].view(N, D), step[N * D : N * D + self.shared_count]
 
     def _solve_frames(self, right: Tensor) -> Tensor:
         """Solve the frames' part for right sides ``[N, D, R]``.

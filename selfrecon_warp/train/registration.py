@@ -2,10 +2,10 @@
 
 One sweep linearises every frame's residuals about the current poses and solves for all frames at once: silhouette
 edges against the mask's distance, contour points against the nearest silhouette edge, normals, colours of scattered
-points against what all frames agree on, smooth motion of markers on the bones, and the given poses as a prior. Poses
-couple over three frames in time; a body model's shape, or bumps on a free surface, border the matrix. Second-order
-steps matter here: twists of limbs and the split of a bend between neighbouring joints are weakly seen, and first-
-order optimisers leave them where they were.
+points against what all frames agree on, smooth motion of markers on the bones, and as priors the given poses and each
+joint's usual rotation. Poses couple over three frames in time; a body model's shape, or bumps on a free surface, border
+the matrix. Second-order steps matter here: twists of limbs and the split of a bend between neighbouring joints are
+weakly seen, and first-order optimisers leave them where they were.
 
 Derivatives live in ``kinematics``, the surface's shape in ``bumps``, the solver in ``normal_equations``; the kinds of
 residual stand here together, because they share one drawing of each frame.
@@ -61,6 +61,9 @@ BRIDGED_TURN = 36.0
 
 PLAINLY_WRONG_DEGREES = 10.0
 """Geman-McClure scale of the prior on joint rotations: a limb given far from where the picture shows it lets go."""
+
+LEAST_SPREAD_DEGREES = 0.5
+"""No joint is held closer to its usual rotation than this standard deviation."""
 
 FRAMES_PER_SHAPE_PRIOR = 10.0
 """Frames see the same body again: the shape's prior counts once for so many."""
@@ -217,6 +220,7 @@ class Registration:
         pace = turn_per_frame(given.poses[:, 0], clips)
         self.acceleration_m = terms.acceleration_m * acceleration_factor(pace)
         self.longest_astray = int(BRIDGED_TURN / max(pace, 1e-3))
+        self.spread = _from_usual(given.poses).square().sum(-1).sum(0) / (3 * max(len(given.poses) - 1, 1))
 
     @torch.no_grad()
     def sweep(
@@ -273,7 +277,7 @@ class Registration:
         for first, last in self.clips:
             weight = 1.0 / self.acceleration_m**2 / len(self.kinematics.markers)
             system.add_differences(first, last, rows, places, weight)
-        step, shared_step = system.solve()
+        step, shared_step = system.solve(self._still(estimate))
         means = {name: float(np.mean(values)) for name, values in figures.items() if values}
         means["turn_degrees"] = float(torch.rad2deg(step[:, :-3].abs()).mean())
         heights: Tensor | None = None
@@ -488,6 +492,7 @@ class Registration:
         weight[:, :-3] = trusted / np.deg2rad(terms.pose_degrees) ** 2
         system.diagonal += torch.diag_embed(weight)
         system.right -= weight * residual
+        self._add_usual(system, estimate.poses)
         if bumps is not None:
             system.shared.diagonal().add_(len(residual) / FRAMES_PER_SHAPE_PRIOR / terms.bump_m**2)
         elif system.shared_count:
@@ -498,6 +503,32 @@ class Registration:
             offset = torch.cat([estimate.betas - given.betas, estimate.joint_offsets.flatten()])
             system.shared += torch.diag(weight)
             system.shared_right -= weight * offset
+
+    def _add_usual(self, system: NormalEquations, poses: Tensor) -> None:
+        """Each joint's mean rotation, trusted by how far the given ones spread about theirs; the root turns freely.
+
+        A limb that the trunk hides, or a twist that nothing shows, has no better estimate than what is given and what
+        the person does in the other frames.
+        """
+        if self.terms.usual_spread is None or len(poses) < 2:
+            return
+        apart = _from_usual(poses)
+        variance = self.terms.usual_spread**2 * self.spread.clamp_min(np.deg2rad(LEAST_SPREAD_DEGREES) ** 2)
+        weight = (1.0 / variance).repeat_interleave(3)
+        weight[:3] = 0.0
+        still = apart.new_zeros(len(apart), 3)
+        system.add_deviations(torch.cat([apart.flatten(1), still], -1), torch.cat([weight, still[0]]))
+
+    def _still(self, estimate: Poses) -> Tensor:
+        """The depth of each clip, which :meth:`_pinned` keeps, ``[C, N, 3 J + 3]``.
+
+        Undone after the solve alone, a step in depth would leave behind the shape that makes up for it.
+        """
+        N, J = estimate.poses.shape[:2]
+        still = estimate.trans.new_zeros(len(self.clips), N, 3 * J + 3)
+        for direction, (first, last) in zip(still, self.clips, strict=True):
+            direction[first:last, -3:] = self.camera.rotation()[:, 2]
+        return still
 
     def _pinned(self, poses: Tensor, trans: Tensor, free_surface: bool) -> tuple[Tensor, Tensor]:
         """Poses and translations without what the surface cannot tell apart from its own shape.
@@ -535,6 +566,14 @@ class Registration:
                 joint_offsets=estimate.joint_offsets + shared_step[K:].view(-1, 3),
             )
         return result
+
+
+def _from_usual(poses: Tensor) -> Tensor:
+    """Rotation vectors that turn each joint's mean rotation into its rotations, ``[N, J, 3]``."""
+    N, J = poses.shape[:2]
+    turns = rotations(poses.transpose(0, 1))
+    mean = Rotation.concatenate([turns[N * joint : N * (joint + 1)].mean() for joint in range(J)])
+    return relative_rotation(poses, torch.from_numpy(mean.as_rotvec()).to(poses).expand_as(poses))
 
 
 def _agreed_colours(sightings: list[_Sighting], count: int, scale: float, passes: int = 3) -> Tensor:

@@ -55,3 +55,34 @@ def test_frames_alone_need_no_shared_unknowns():
     steps, shared = system.solve()
     torch.testing.assert_close(steps, -torch.arange(D).float().expand(3, D), atol=1e-4, rtol=1e-4)
     assert shared.shape == (0,)
+
+
+@pytest.mark.parametrize("frames", [2, 5])
+def test_deviations_leave_the_mean_free(frames):
+    system, rows, right = filled(frames)
+    generator = torch.Generator().manual_seed(7)
+    values = torch.randn(frames, D, generator=generator)
+    values -= values.mean(0)
+    weight = torch.tensor([0.0, 2.0, 0.5, 1.0])
+    system.add_deviations(values, weight)
+    about_mean = torch.eye(frames) - 1.0 / frames  # the mean eliminated by hand
+    deviations = torch.kron(about_mean, weight.sqrt().diag())
+    dense = torch.cat([rows, torch.nn.functional.pad(deviations, (0, S))])
+    expected = torch.linalg.lstsq(
+        dense.double(), torch.cat([right, -(values * weight.sqrt()).flatten()]).double()[:, None]
+    )
+    steps, shared = system.solve()
+    whole = torch.cat([steps.flatten(), shared])
+    torch.testing.assert_close(whole, expected.solution[:, 0].float(), atol=1e-3, rtol=1e-3)
+
+
+def test_steps_along_still_directions_sum_to_zero_at_the_least_cost():
+    frames = 5
+    system, rows, right = filled(frames)
+    still = torch.randn(2, frames, D, generator=torch.Generator().manual_seed(8))
+    steps, shared = system.solve(still)
+    kept = torch.nn.functional.pad(still.flatten(1), (0, S)).double()
+    rows, right = rows.double(), right.double()
+    saddle = torch.cat([torch.cat([rows.T @ rows, kept.T], 1), torch.cat([kept, kept.new_zeros(2, 2)], 1)])
+    expected = torch.linalg.solve(saddle, torch.cat([rows.T @ right, right.new_zeros(2)]))[:-2].float()
+    torch.testing.assert_close(torch.cat([steps.flatten(), shared]), expected, atol=1e-3, rtol=1e-3)
