@@ -7,8 +7,8 @@ joint's usual rotation. Poses couple over three frames in time; a body model's s
 the matrix. Second-order steps matter here: twists of limbs and the split of a bend between neighbouring joints are
 weakly seen, and first-order optimisers leave them where they were.
 
-Derivatives live in ``kinematics``, the surface's shape in ``bumps``, the solver in ``normal_equations``; the kinds of
-residual stand here together, because they share one drawing of each frame.
+Derivatives live in ``kinematics``, the surface's shape in ``bumps``, what is thought beforehand in ``priors``, the
+solver in ``normal_equations``; what pictures say stands here together, because it shares one drawing of each frame.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from selfrecon_warp.train.kinematics import (
     Poses,
     Skeleton,
     SurfacePoints,
-    relative_rotation,
     rotations,
     turned,
 )
@@ -46,6 +45,7 @@ from selfrecon_warp.train.losses import geman_mcclure_weight
 from selfrecon_warp.train.normal_equations import NormalEquations
 from selfrecon_warp.train.observations import Observations, band_passed, sample_image_with_gradient
 from selfrecon_warp.train.pace import acceleration_factor, turn_per_frame
+from selfrecon_warp.train.priors import Priors
 
 VISIBLE_WITHIN_M = 0.02
 """A point counts as seen where the picture shows the surface this near to its depth."""
@@ -58,15 +58,6 @@ NORMAL_REACH_PX = 2
 
 BRIDGED_TURN = 36.0
 """Over so much of the person's turn [degrees], a limb is taken to be between where it was before and after."""
-
-PLAINLY_WRONG_DEGREES = 10.0
-"""Geman-McClure scale of the prior on joint rotations: a limb given far from where the picture shows it lets go."""
-
-LEAST_SPREAD_DEGREES = 0.5
-"""No joint is held closer to its usual rotation than this standard deviation."""
-
-FRAMES_PER_SHAPE_PRIOR = 10.0
-"""Frames see the same body again: the shape's prior counts once for so many."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +211,7 @@ class Registration:
         pace = turn_per_frame(given.poses[:, 0], clips)
         self.acceleration_m = terms.acceleration_m * acceleration_factor(pace)
         self.longest_astray = int(BRIDGED_TURN / max(pace, 1e-3))
-        self.spread = _from_usual(given.poses).square().sum(-1).sum(0) / (3 * max(len(given.poses) - 1, 1))
+        self.priors = Priors(given, terms)
 
     @torch.no_grad()
     def sweep(
@@ -272,7 +263,7 @@ class Registration:
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
         if scattered is not None:
             self._add_colours(system, scattered, sightings, figures)
-        self._add_prior(system, estimate, surface.bumps)
+        self.priors.add(system, estimate, surface.bumps)
         places, rows = (torch.stack(parts) for parts in zip(*markers, strict=True))
         for first, last in self.clips:
             weight = 1.0 / self.acceleration_m**2 / len(self.kinematics.markers)
@@ -482,43 +473,6 @@ class Registration:
         in_camera = torch.cat([du, -(du * xy).sum(-1, keepdim=True)], -1)
         return in_camera @ self.camera.rotation().T
 
-    def _add_prior(self, system: NormalEquations, estimate: Poses, bumps: Bumps | None) -> None:
-        """The given poses, the given body shape or the surface as it stands, whichever may move."""
-        terms, given = self.terms, self.given
-        relative = relative_rotation(estimate.poses, given.poses)
-        residual = torch.cat([relative.flatten(1), estimate.trans - given.trans], -1)
-        trusted = geman_mcclure_weight(relative.norm(dim=-1), np.deg2rad(PLAINLY_WRONG_DEGREES)).repeat_interleave(3, 1)
-        weight = torch.full_like(residual, 1.0 / terms.trans_m**2)
-        weight[:, :-3] = trusted / np.deg2rad(terms.pose_degrees) ** 2
-        system.diagonal += torch.diag_embed(weight)
-        system.right -= weight * residual
-        self._add_usual(system, estimate.poses)
-        if bumps is not None:
-            system.shared.diagonal().add_(len(residual) / FRAMES_PER_SHAPE_PRIOR / terms.bump_m**2)
-        elif system.shared_count:
-            K = len(estimate.betas)
-            weight = torch.full_like(system.shared_right, 1.0 / terms.joint_m**2)
-            weight[:K] = 1.0 / terms.shape**2
-            weight *= len(residual) / FRAMES_PER_SHAPE_PRIOR
-            offset = torch.cat([estimate.betas - given.betas, estimate.joint_offsets.flatten()])
-            system.shared += torch.diag(weight)
-            system.shared_right -= weight * offset
-
-    def _add_usual(self, system: NormalEquations, poses: Tensor) -> None:
-        """Each joint's mean rotation, trusted by how far the given ones spread about theirs; the root turns freely.
-
-        A limb that the trunk hides, or a twist that nothing shows, has no better estimate than what is given and what
-        the person does in the other frames.
-        """
-        if self.terms.usual_spread is None or len(poses) < 2:
-            return
-        apart = _from_usual(poses)
-        variance = self.terms.usual_spread**2 * self.spread.clamp_min(np.deg2rad(LEAST_SPREAD_DEGREES) ** 2)
-        weight = (1.0 / variance).repeat_interleave(3)
-        weight[:3] = 0.0
-        still = apart.new_zeros(len(apart), 3)
-        system.add_deviations(torch.cat([apart.flatten(1), still], -1), torch.cat([weight, still[0]]))
-
     def _still(self, estimate: Poses) -> Tensor:
         """The depth of each clip, which :meth:`_pinned` keeps, ``[C, N, 3 J + 3]``.
 
@@ -566,14 +520,6 @@ class Registration:
                 joint_offsets=estimate.joint_offsets + shared_step[K:].view(-1, 3),
             )
         return result
-
-
-def _from_usual(poses: Tensor) -> Tensor:
-    """Rotation vectors that turn each joint's mean rotation into its rotations, ``[N, J, 3]``."""
-    N, J = poses.shape[:2]
-    turns = rotations(poses.transpose(0, 1))
-    mean = Rotation.concatenate([turns[N * joint : N * (joint + 1)].mean() for joint in range(J)])
-    return relative_rotation(poses, torch.from_numpy(mean.as_rotvec()).to(poses).expand_as(poses))
 
 
 def _agreed_colours(sightings: list[_Sighting], count: int, scale: float, passes: int = 3) -> Tensor:
