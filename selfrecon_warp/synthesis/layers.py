@@ -238,8 +238,8 @@ class Trim:
         profile: Cross-section, see :func:`extrude_border`.
         width: Optional factor on the profile by position.
         turned: The strip folds over to the outside, see :func:`extrude_border`; otherwise it is a hem or a band whose
-            faces past the first count as lining where ``lining`` says so.
-        lining: True for hems that turn inwards.
+            faces count as lining where ``lining`` says so.
+        lining: True for hems that turn inwards; what is turned to the outside is none.
     """
 
     kind: str
@@ -308,7 +308,7 @@ def finish_layer(
         if trim.width is not None:
             scale[: len(bare)] *= trim.width(bare)
         grown, origin = extrude_border(mesh, trim.profile, scale, trim.turned)
-        lining = np.concatenate((lining, np.full(len(grown.faces) - len(mesh.faces), trim.lining)))
+        lining = np.concatenate((lining, np.full(len(grown.faces) - len(mesh.faces), trim.lining and not trim.turned)))
         source = np.concatenate((source, source[origin]))
         mesh = grown
     swing = np.zeros(len(mesh.vertices), np.float32) if sway is None else sway(mesh.vertices)

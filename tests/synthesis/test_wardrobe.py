@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 from scipy.spatial import cKDTree
 
+from selfrecon_warp.kernels.rasterize import visible_faces
 from selfrecon_warp.synthesis.layers import Layer
 from selfrecon_warp.synthesis.mesh_tools import border_edges, vertex_normals
 from selfrecon_warp.synthesis.person import Motion, held_out_motion
@@ -54,3 +56,19 @@ def test_folds_move_and_loose_cloth_keeps_off_the_legs() -> None:
     depth = ((lifted.vertices[part] - timeline.skin[1][nearest]) * skin_normals[nearest]).sum(1)
     assert (depth > -0.005).mean() > 0.97
     assert np.abs(lifted.relief - figure.pose(timeline, 0).relief).max() > 0.002
+
+
+@pytest.mark.parametrize("outfit", ["hoodie", "coat"])  # a hood and lapels: cloth that folds over to the outside
+def test_what_shows_from_around_is_scored(outfit: str) -> None:
+    figure, _ = dressed(np.random.default_rng(7), outfit)
+    _, exterior = figure.visibility
+    vertices = figure.apose_vertices - figure.apose_vertices.mean(0)
+    size, scale = 300, 120.0  # pixels a side, a metre
+    pixels = []
+    for turn in np.arange(8) * np.pi / 4:
+        sideways = vertices @ (np.cos(turn), 0.0, -np.sin(turn))
+        towards = vertices @ (np.sin(turn), 0.0, np.cos(turn))
+        pixels.append(np.stack([size / 2 + scale * sideways, size / 2 - scale * vertices[:, 1], 10 - towards], -1))
+    drawn = torch.from_numpy(np.stack(pixels).astype(np.float32))
+    face = visible_faces(drawn, torch.from_numpy(figure.faces), size, size).numpy()
+    assert (~exterior[face[face >= 0]]).mean() < 0.01
