@@ -52,27 +52,35 @@ def raise_surface(
 ) -> None:
     """Move a grid field's surface outward by the heights of the nearest points of a mesh on it.
 
+    What lies deeper inside than ``reach`` moves as the nearest place within reach does: a surface that sinks sweep by
+    sweep would else run into a wall there.
+
     Args:
         avatar: Its field is changed in place.
         vertices: ``[V, 3]`` [m], on the field's surface.
         faces: ``[F, 3]``.
         heights: [m], ``[V]``.
-        reach: The field further away than this from the mesh [m] stays as it is.
+        reach: The field outside, further away than this from the mesh [m], stays as it is.
     """
     if not isinstance(avatar.sdf, GridSdf):
         raise TypeError(f"no lattice to raise in {type(avatar.sdf).__name__}")
     base = avatar.sdf.base[..., 0]
-    shape = base.shape
     near = (base.flatten().abs() < reach).nonzero()[:, 0]
-    points = voxel_lattice(avatar.lower, avatar.upper, shape)[near]
-    raised = heights_near(points, vertices, faces, heights, reach)
-    avatar.sdf.raise_base(base.new_zeros(base.numel()).index_copy_(0, near, raised).view(shape))
+    points = voxel_lattice(avatar.lower, avatar.upper, base.shape)[near]
+    raised = base.new_full((base.numel(),), torch.nan)
+    raised[near] = heights_near(points, vertices, faces, heights, reach)
+    raised = raised.view(base.shape)
+    known = raised.isfinite()
+    nearest = ndimage.distance_transform_edt((~known).cpu().numpy(), return_distances=False, return_indices=True)
+    x, y, z = torch.from_numpy(nearest).to(base.device).long()
+    avatar.sdf.raise_base(torch.where(known | (base < 0), raised[x, y, z], torch.zeros_like(base)))
 
 
 def heights_near(points: Tensor, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float) -> Tensor:
-    """Heights ``[P]`` that a mesh has nearest to points ``[P, 3]``; zero further than ``reach`` [m] from it."""
+    """Heights ``[P]`` that a mesh has nearest to points ``[P, 3]``; not a number further than ``reach`` [m] from it."""
     distance, face, barycentrics = closest_point(points, vertices, faces)
-    return (barycentrics * heights[faces[face.long()].long()]).sum(-1) * (distance < reach)
+    near = (barycentrics * heights[faces[face.long()].long()]).sum(-1)
+    return torch.where(distance < reach, near, torch.nan)
 
 
 def voxel_centres(lower: Tensor, upper: Tensor, cell: float) -> tuple[Tensor, tuple[int, int, int]]:
