@@ -262,6 +262,8 @@ class Registration:
                 sightings.append(self._look_up(view, surface, scattered))
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
         if scattered is not None:
+            if not figures["normal"] or terms.normal_count == 0:
+                scattered = replace(scattered, by_bumps=None)
             self._add_colours(system, scattered, sightings, figures)
         self.priors.add(system, estimate, surface.bumps)
         places, rows = (torch.stack(parts) for parts in zip(*markers, strict=True))
@@ -435,7 +437,11 @@ class Registration:
         sightings: list[_Sighting],
         figures: dict[str, list[float]],
     ) -> None:
-        """Colours of points against what all frames that see them agree on."""
+        """Colours of points against what all frames that see them agree on.
+
+        Light moves over plain cloth as the person turns. Without normals nothing else holds the surface between its
+        outlines, and bumps would dent it by centimetres; colours then speak of poses alone.
+        """
         terms = self.terms
         colours = _agreed_colours(sightings, len(points.canonical), terms.colour_scale)
         for seen in sightings:

@@ -220,6 +220,23 @@ def test_bumps_bring_a_wrong_surface_back(scene):
     assert left.abs().mean() < 0.4 * heights.abs().mean()
 
 
+def test_without_normals_light_that_stands_still_does_not_dent_the_turning_body(scene):
+    capture, body, observations, exact, surface = scene
+    H, W = observations.masks.shape[1:]
+    light = 127.5 * (1.0 + torch.sin(torch.arange(W) / 12.0))
+    lit = replace(observations, images=light.to(torch.uint8)[None, None, :, None].expand(FRAMES, H, W, 3))
+    fixed = {"pose_degrees": 0.01, "trans_m": 1e-4}
+    terms = STILL.model_copy(update={"normal_count": 0.0, "colour_count": 600.0, **fixed})
+    registration = Registration(body, capture.camera, lit, exact, list(capture.clips), terms)
+    normals = vertex_normals(surface.vertices, surface.faces)
+    bumps = make_bumps(surface.vertices, surface.faces, normals, 0.06)
+    moving = RegistrationSurface(surface.vertices, surface.faces, surface.weights, normals, bumps=bumps)
+    sweep = registration.sweep(exact, moving, generator=torch.Generator().manual_seed(0), colour_points=3000)
+    assert sweep.heights is not None
+    assert sweep.figures["colour"] > 0.05
+    assert sweep.heights.abs().max() < 0.008
+
+
 def test_outlines_that_clothes_widen_hardly_pull_the_body(scene):
     capture, body, observations, exact, surface = scene
     thin = replace(surface, vertices=surface.vertices - 0.015 * surface.normals)
