@@ -19,6 +19,9 @@ PLAINLY_WRONG_DEGREES = 10.0
 LEAST_SPREAD_DEGREES = 0.5
 """No joint is held closer to its usual rotation than this standard deviation."""
 
+LOOSE_SLOPE = 0.3
+"""Slope that bumps add to a surface in one sweep where no normals hold it."""
+
 FRAMES_PER_SHAPE_PRIOR = 10.0
 """Frames see the same body again: the shape's prior counts once for so many."""
 
@@ -37,13 +40,24 @@ class Priors:
         others = max(len(given.poses) - 1, 1)
         self.variance = _from_usual(given.poses).square().sum((0, 2)) / (3 * others)  # [J] an axis [rad^2]
 
-    def add(self, system: NormalEquations, estimate: Poses, bumps: Bumps | None) -> None:
-        """Add the given poses, what joints usually do, and the given body shape or the surface as it stands."""
+    def add(self, system: NormalEquations, estimate: Poses, bumps: Bumps | None, held: bool) -> None:
+        """Add the given poses, what joints usually do, and the given body shape or the surface as it stands.
+
+        Args:
+            system: They are added to it.
+            estimate: Where it is linearised.
+            bumps: Ways the surface may change its shape; ``None`` where it is a body model's.
+            held: Whether normals hold the surface between its outlines; without them, bumps hold one another.
+        """
         self._add_given(system, estimate)
         self._add_usual(system, estimate.poses)
         frames = len(estimate.poses) / FRAMES_PER_SHAPE_PRIOR
         if bumps is not None:
             system.shared.diagonal().add_(frames / self.terms.bump_m**2)
+            if not held:
+                slopes = bumps.slopes * np.sqrt(3.0 * bumps.count / bumps.slopes.shape[0])  # as one measurement a bump
+                square = torch.from_numpy((slopes.T @ slopes).toarray()).to(system.shared)
+                system.shared += frames / LOOSE_SLOPE**2 * square
         elif system.shared_count:
             weight = torch.full_like(system.shared_right, frames / self.terms.joint_m**2)
             weight[: len(estimate.betas)] = frames / self.terms.shape**2

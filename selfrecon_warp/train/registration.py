@@ -261,11 +261,11 @@ class Registration:
             if scattered is not None:
                 sightings.append(self._look_up(view, surface, scattered))
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
+        held = bool(figures["normal"]) and terms.normal_count > 0
         if scattered is not None:
-            if not figures["normal"] or terms.normal_count == 0:
-                scattered = replace(scattered, by_bumps=None)
-            self._add_colours(system, scattered, sightings, figures)
-        self.priors.add(system, estimate, surface.bumps)
+            compared = scattered if held else replace(scattered, by_bumps=None)
+            self._add_colours(system, compared, sightings, figures)
+        self.priors.add(system, estimate, surface.bumps, held)
         places, rows = (torch.stack(parts) for parts in zip(*markers, strict=True))
         for first, last in self.clips:
             weight = 1.0 / self.acceleration_m**2 / len(self.kinematics.markers)

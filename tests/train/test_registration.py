@@ -13,7 +13,9 @@ from selfrecon_warp.kernels.skinning import skin_points
 from selfrecon_warp.surface.mesh import vertex_normals
 from selfrecon_warp.train.bumps import make_bumps
 from selfrecon_warp.train.kinematics import Kinematics, Poses, SurfacePoints
+from selfrecon_warp.train.normal_equations import NormalEquations
 from selfrecon_warp.train.observations import observe_capture
+from selfrecon_warp.train.priors import Priors
 from selfrecon_warp.train.registration import Registration, RegistrationSurface, body_surface
 
 FRAMES = 8
@@ -235,6 +237,21 @@ def test_without_normals_light_that_stands_still_does_not_dent_the_turning_body(
     assert sweep.heights is not None
     assert sweep.figures["colour"] > 0.05
     assert sweep.heights.abs().max() < 0.008
+
+
+def test_without_normals_bumps_hold_one_another_and_move_freely_as_one(scene):
+    _, _, _, exact, surface = scene
+    bumps = make_bumps(surface.vertices, surface.faces, surface.normals, 0.06)
+    added = []
+    for held in (True, False):
+        system = NormalEquations(FRAMES, 75, bumps.count, exact.poses)
+        Priors(exact, STILL).add(system, exact, bumps, held)
+        added.append(system.shared)
+    extra = added[1] - added[0]
+    together = torch.full((bumps.count,), 0.01)
+    uneven = 0.01 * torch.randn(bumps.count, generator=torch.Generator().manual_seed(0))
+    assert uneven @ extra @ uneven > 100.0 * (together @ extra @ together).abs()
+    assert uneven @ extra @ uneven > uneven @ added[0] @ uneven
 
 
 def test_outlines_that_clothes_widen_hardly_pull_the_body(scene):
