@@ -291,7 +291,7 @@ def shoes(person: Person, finish: Finish, height: float = 0.035, sole: float = 0
                 cuts,
                 finish,
                 lambda p, _: still_folds(len(p)),
-                [Trim("rim", collar, lining=False)],
+                [Trim("rim", collar, fold="straight")],
                 cover_margin=0.02,
                 weights=weights,
             )

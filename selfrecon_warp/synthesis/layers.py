@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
@@ -237,16 +238,14 @@ class Trim:
         kind: Name of the cut it follows.
         profile: Cross-section, see :func:`extrude_border`.
         width: Optional factor on the profile by position.
-        turned: The strip folds over to the outside, see :func:`extrude_border`; otherwise it is a hem or a band whose
-            faces count as lining where ``lining`` says so.
-        lining: True for hems that turn inwards; what is turned to the outside is none.
+        fold: ``inwards`` is a hem, whose faces are lining; ``outwards`` folds over as a collar does, see
+            :func:`extrude_border`; ``straight`` is a band that goes on.
     """
 
     kind: str
     profile: list[tuple[float, float]]
     width: Field | None = None
-    turned: bool = False
-    lining: bool = True
+    fold: Literal["inwards", "outwards", "straight"] = "inwards"
 
 
 HEM = [(0.0015, -0.0015), (0.0, -0.004), (-0.012, -0.0055)]
@@ -307,8 +306,8 @@ def finish_layer(
         scale[: len(bare)] = near[trim.kind]
         if trim.width is not None:
             scale[: len(bare)] *= trim.width(bare)
-        grown, origin = extrude_border(mesh, trim.profile, scale, trim.turned)
-        lining = np.concatenate((lining, np.full(len(grown.faces) - len(mesh.faces), trim.lining and not trim.turned)))
+        grown, origin = extrude_border(mesh, trim.profile, scale, trim.fold == "outwards")
+        lining = np.concatenate((lining, np.full(len(grown.faces) - len(mesh.faces), trim.fold == "inwards")))
         source = np.concatenate((source, source[origin]))
         mesh = grown
     swing = np.zeros(len(mesh.vertices), np.float32) if sway is None else sway(mesh.vertices)

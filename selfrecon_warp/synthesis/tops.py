@@ -188,7 +188,7 @@ def collar_trims(cut: TopCut, neck_height: float) -> list[Trim]:
         trims = [Trim("neck", HEM)]
     elif cut.collar == "rib":
         rib = [(0.001, 0.0025), (0.012, 0.003), (0.018, 0.001), (0.016, -0.003), (0.0, -0.004)]
-        trims = [Trim("neck", rib, lining=False)]
+        trims = [Trim("neck", rib, fold="straight")]
     elif cut.collar == "hood":
         roll = [
             (-0.01, -0.006),
@@ -200,7 +200,7 @@ def collar_trims(cut: TopCut, neck_height: float) -> list[Trim]:
             (-0.052, 0.036),
             (-0.058, 0.006),
         ]
-        trims = [Trim("neck", roll, lambda p: 0.4 + 0.75 * smoothstep(0.06, -0.06, p[:, 2]), turned=True)]
+        trims = [Trim("neck", roll, lambda p: 0.4 + 0.75 * smoothstep(0.06, -0.06, p[:, 2]), fold="outwards")]
     else:
         tall = 0.030 if cut.collar == "shirt" else 0.034
         turned = [
@@ -213,7 +213,7 @@ def collar_trims(cut: TopCut, neck_height: float) -> list[Trim]:
             (-0.34 * tall, 0.016),
             (-0.36 * tall, 0.012),
         ]
-        trims = [Trim("neck", turned, turned=True)]
+        trims = [Trim("neck", turned, fold="outwards")]
     if cut.open_front is not None and cut.collar == "lapel":
 
         def width(points: Array) -> Array:
@@ -229,7 +229,7 @@ def collar_trims(cut: TopCut, neck_height: float) -> list[Trim]:
             (-0.07, 0.012),
             (-0.074, 0.006),
         ]
-        trims.append(Trim("front", lapel, width, turned=True))
+        trims.append(Trim("front", lapel, width, fold="outwards"))
     elif cut.open_front is not None:
         trims.append(Trim("front", HEM))
     return trims
