@@ -222,8 +222,8 @@ class Fit:
             avatar.hand_moves[side] = move @ avatar.hand_moves[side]
         if sweep.heights is not None:
             raise_surface(avatar, worn.vertices, worn.faces, sweep.heights)
-            raised = heights_near(explicit, worn.vertices, worn.faces, sweep.heights, RAISED_WITHIN_M)
-            mesh.vertices.add_(vertex_normals(explicit, mesh.faces) * raised.nan_to_num()[:, None])
+            raised, _ = heights_near(explicit, worn.vertices, worn.faces, sweep.heights, RAISED_WITHIN_M)
+            mesh.vertices.add_(vertex_normals(explicit, mesh.faces) * raised[:, None])
         return {**sweep.figures, **figures}
 
     def advance(self, progress: FitProgress) -> dict[str, Tensor]:

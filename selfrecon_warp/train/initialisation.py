@@ -67,20 +67,32 @@ def raise_surface(
     base = avatar.sdf.base[..., 0]
     near = (base.flatten().abs() < reach).nonzero()[:, 0]
     points = voxel_lattice(avatar.lower, avatar.upper, base.shape)[near]
-    raised = base.new_full((base.numel(),), torch.nan)
-    raised[near] = heights_near(points, vertices, faces, heights, reach)
-    raised = raised.view(base.shape)
-    known = raised.isfinite()
+    raised, known = base.new_zeros(base.numel()), torch.zeros(base.numel(), dtype=torch.bool, device=base.device)
+    raised[near], known[near] = heights_near(points, vertices, faces, heights, reach)
+    raised, known = raised.view(base.shape), known.view(base.shape)
     nearest = ndimage.distance_transform_edt((~known).cpu().numpy(), return_distances=False, return_indices=True)
     x, y, z = torch.from_numpy(nearest).to(base.device).long()
-    avatar.sdf.raise_base(torch.where(known | (base < 0), raised[x, y, z], torch.zeros_like(base)))
+    avatar.sdf.raise_base(torch.where(base < 0, raised[x, y, z], raised))
 
 
-def heights_near(points: Tensor, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float) -> Tensor:
-    """Heights ``[P]`` that a mesh has nearest to points ``[P, 3]``; not a number further than ``reach`` [m] from it."""
+def heights_near(
+    points: Tensor, vertices: Tensor, faces: Tensor, heights: Tensor, reach: float
+) -> tuple[Tensor, Tensor]:
+    """What a mesh has nearest to points.
+
+    Args:
+        points: ``[P, 3]`` [m].
+        vertices: ``[V, 3]`` [m].
+        faces: ``[F, 3]``.
+        heights: [m], ``[V]``.
+        reach: How near the mesh must be [m].
+
+    Returns:
+        Heights [m] ``[P]``, zero out of reach, and which points are within reach, ``[P]`` bool.
+    """
     distance, face, barycentrics = closest_point(points, vertices, faces)
-    near = (barycentrics * heights[faces[face.long()].long()]).sum(-1)
-    return torch.where(distance < reach, near, torch.nan)
+    within = distance < reach
+    return (barycentrics * heights[faces[face.long()].long()]).sum(-1) * within, within
 
 
 def voxel_centres(lower: Tensor, upper: Tensor, cell: float) -> tuple[Tensor, tuple[int, int, int]]:

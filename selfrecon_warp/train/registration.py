@@ -261,6 +261,8 @@ class Registration:
             if scattered is not None:
                 sightings.append(self._look_up(view, surface, scattered))
             markers.append(self.kinematics.marker_rows(view.skeleton, canonical))
+        # Light moves over plain cloth as the person turns. Where no normals hold the surface between its outlines,
+        # bumps that follow colours dent it by centimetres; colours then speak of poses alone.
         held = bool(figures["normal"]) and terms.normal_count > 0
         if scattered is not None:
             compared = scattered if held else replace(scattered, by_bumps=None)
@@ -437,11 +439,7 @@ class Registration:
         sightings: list[_Sighting],
         figures: dict[str, list[float]],
     ) -> None:
-        """Colours of points against what all frames that see them agree on.
-
-        Light moves over plain cloth as the person turns. Without normals nothing else holds the surface between its
-        outlines, and bumps would dent it by centimetres; colours then speak of poses alone.
-        """
+        """Colours of points against what all frames that see them agree on."""
         terms = self.terms
         colours = _agreed_colours(sightings, len(points.canonical), terms.colour_scale)
         for seen in sightings:
